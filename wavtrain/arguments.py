@@ -1,0 +1,193 @@
+"""Flags: groups that scripts share, defaults from a YAML file, and how a script ends. Only this module sees argparse."""
+
+import argparse
+import difflib
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+
+from wavtrain import InputError
+
+Options = TypeVar("Options")
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOTDIR)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and which flag may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [flag for action in self._actions for flag in action.option_strings]
+        for word in message.split() if message.startswith("unrecognized") else ():
+            close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("--") else []
+            if close:
+                message += f" (is {close[0]} meant?)"
+        raise InputError(f"{message}; --help lists the flags")
+
+
+def new_parser(docstring: str) -> argparse.ArgumentParser:
+    """A parser with --config; the script's docstring is its manual."""
+    parser = _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags without the dashes; flags given here go before it")
+    return parser
+
+
+def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which speech. Fields of manifests.CorpusOptions."""
+    group = parser.add_argument_group("corpus")
+    group.add_argument("--dataset_name", nargs="+", required=True, metavar="CORPUS",
+                       help="Hub id, folder, manifest file (tsv, csv, json, jsonl) or prepared directory; several are joined")
+    group.add_argument("--dataset_config_names", nargs="+", default=(), metavar="CONFIG",
+                       help="configurations (of a folder: subfolders), paired with the splits")
+    group.add_argument("--dataset_split_names", nargs="+", default=(), metavar="SPLIT",
+                       help="splits to train on, paired with the configurations (default: train, or the only one there is)")
+    group.add_argument("--validation_split_names", nargs="+", default=(), metavar="SPLIT",
+                       help="splits to validate on, instead of holding out a part of the training splits")
+    for role, what in (("audio", "the audio"), ("text", "the transcript"), ("speaker", "the speaker"),
+                       ("language", "the language"), ("id", "the utterance id")):
+        group.add_argument(f"--{role}_column_name", metavar="COLUMN", help=f"column of {what} (default: known names are found)")
+    group.add_argument("--audio_root", metavar="DIR", help="folder that audio paths of tables are relative to and must stay in "
+                       "(default: the folder of the table, or of the corpus)")
+    group.add_argument("--streaming", action="store_true", help="read a Hub or parquet corpus as a stream, store what passes")
+
+
+def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
+    """What becomes of it. Fields of clips.ClipLimits, and how the work is done."""
+    group = parser.add_argument_group("preparation")
+    group.add_argument("--min_duration_in_seconds", type=_duration, default=0.1, metavar="S",
+                       help="shorter clips are left out (%(default)s)")
+    group.add_argument("--max_duration_in_seconds", type=_duration, default=40.0, metavar="S",
+                       help="longer clips are long audio (%(default)s)")
+    group.add_argument("--long_audio", choices=("drop", "crop", "split"), default="split",
+                       help="leave long audio out, keep its first seconds, or cut it into equal pieces, crop and split without "
+                       "its transcript (%(default)s)")
+    group.add_argument("--validation_split_percentage", type=_percentage, metavar="P",
+                       help="share of the training clips held out for validation, by a hash of their ids "
+                       "(1, or 0 with --validation_split_names)")
+    group.add_argument("--preprocessing_num_workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
+                       help="processes that prepare; any number gives the same result (%(default)s, the cores here)")
+    group.add_argument("--overwrite_cache", action="store_true", help="prepare again what is prepared already")
+    group.add_argument("--cache_dir", metavar="DIR", help="folder for downloads and for corpora that a training script prepares "
+                       "(~/.cache/huggingface and ~/.cache/wavtrain)")
+
+
+def _number(kind: Callable[[str], Any], is_good: Callable[[Any], bool], what: str) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not is_good(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+    return convert
+
+
+_duration = _number(float, lambda value: 0 <= value < float("inf"), "a number of seconds")
+_percentage = _number(float, lambda value: 0 <= value < 100, "a percentage from 0 to below 100")
+positive = _number(int, lambda value: value >= 1, "a whole number from 1")
+natural = _number(int, lambda value: value >= 0, "a whole number from 0")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags; those of the --config file first, so that the command line overrides them."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(argv)[0].config
+    return parser.parse_args([*(_tokens_of_config(parser, path) if path else ()), *argv])
+
+
+def _tokens_of_config(parser: argparse.ArgumentParser, path: str) -> list[str]:
+    """The command line that a YAML file stands for, every key and value checked by the parser itself."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = yaml.load(file, _StrictLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(config or {}, dict):
+        raise InputError(f"--config {path}: must hold `flag: value` lines")
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("config", "help")}
+    tokens = []
+    for key, value in (config or {}).items():
+        if key not in actions:
+            close = difflib.get_close_matches(str(key), actions, n=1)
+            raise InputError(f"--config {path}: no flag is called {key!r}" + (f"; is {close[0]!r} meant?" if close else ""))
+        of_key = _tokens_of_value(actions[key], value, path)
+        _try(parser, of_key, path)
+        tokens += of_key
+    return tokens
+
+
+def _tokens_of_value(action: argparse.Action, value: Any, path: str) -> list[str]:
+    flag = action.option_strings[0]
+    is_switch = action.nargs == 0
+    if value is None or (is_switch and value is False):
+        return []
+    if is_switch != isinstance(value, bool) or isinstance(value, dict) or (isinstance(value, list) and action.nargs != "+"):
+        wanted = "true or false" if is_switch else "a list or one value" if action.nargs == "+" else "one value"
+        raise InputError(f"--config {path}: {action.dest} is {value!r}; it takes {wanted}")
+    if is_switch:
+        return [flag]
+    return [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
+
+
+def _try(parser: argparse.ArgumentParser, tokens: list[str], path: str) -> None:
+    required = [action for action in parser._actions if action.required]
+    try:
+        for action in required:
+            action.required = False
+        parser.parse_args(tokens)
+    except InputError as error:
+        raise InputError(f"--config {path}: {error}") from error
+    finally:
+        for action in required:
+            action.required = True
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that does not take the last of two equal keys in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def options_of(kind: type[Options], args: argparse.Namespace) -> Options:
+    """The dataclass whose fields are flags; lists become tuples."""
+    values = {each.name: getattr(args, each.name) for each in fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def run_as_script(main: Callable[[], Any]) -> NoReturn:
+    """Run main and end as users expect: faults of theirs in one line with code 2, a signal cleanly, bugs with a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    name = os.path.basename(sys.argv[0])
+    try:
+        main()
+    except InputError as error:
+        _end(f"{name}: error: {error}", 2)
+    except KeyboardInterrupt:
+        _end(f"{name}: interrupted; what is finished is kept, the same command goes on", 130)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        _end(f"{name}: error: {error.strerror}{place}; what is finished is kept, the same command goes on", 1)
+    sys.exit(0)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Control characters of file names do not reach the terminal."""
+    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message), file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,151 @@
+"""What the `datasets` library reads -> rows: a Hub id, parquet and arrow folders, save_to_disk; whole or as a stream.
+
+Audio is never decoded by `datasets` (that would take FFmpeg): the encoded bytes are handed on as they are.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pyarrow.compute as pc
+from datasets.exceptions import DatasetGenerationError
+
+from wavtrain import InputError
+from wavtrain.rows import AudioRoot, Columns, Rejection, Row, Source, row_of_file
+
+BATCH_ROWS = 100
+DATASET_ENDINGS = (".parquet", ".arrow")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A dataset with its columns settled and its audio left encoded."""
+
+    data: Any  # datasets.Dataset or IterableDataset
+    columns: Columns
+    name: str  # for people: dataset/config/split
+    root: AudioRoot | None  # of audio that is a path
+
+    def row(self, index: int, record: dict[str, Any], audio: Any) -> Row | Rejection:
+        """The row of one record whose audio is a path, bytes, an index, or a struct of path and bytes."""
+        source = f"{self.name}[{index}]"
+        path = audio.get("path") if isinstance(audio, dict) else audio if isinstance(audio, str) else None
+        audio = audio.get("bytes") if isinstance(audio, dict) else audio
+        known = {role: str(value) for role in ("text", "speaker", "language")
+                 if (value := record.get(getattr(self.columns, role))) is not None}
+        name = record.get(self.columns.id)
+        name = str(name) if name is not None else None
+        if isinstance(audio, (bytes, int)):
+            given = os.path.basename(path) if path else f"{self.name}-{index:08d}"
+            num_bytes = record.get("num_bytes") or len(audio)
+            return Row(f"{source} {path or ''}".strip(), audio, name or given, num_bytes=num_bytes, **known)
+        if not path:
+            return Rejection(source, "malformed_row", f"its {self.columns.audio!r} holds neither bytes nor a path")
+        found = self.root.resolve(path) if self.root else None
+        if found is None:
+            return Rejection(source, "outside_folder", f"{path} leads outside the corpus; --audio_root allows a folder")
+        return row_of_file(found, self.root.folder, utterance_id=name, where=source, **known)
+
+    def rows(self) -> Iterator[Row | Rejection]:
+        """Of a dataset on disk: the audio stays there, rows hold its index."""
+        used = [name for name in vars(self.columns).values() if name]
+        index = 0
+        for batch in self.data.select_columns(used).with_format("arrow").iter(BATCH_ROWS):
+            audio = batch[self.columns.audio].combine_chunks()
+            is_struct = hasattr(audio, "field")
+            content = audio.field("bytes") if is_struct else audio
+            paths = audio.field("path").to_pylist() if is_struct else [None] * len(batch)
+            sizes = pc.binary_length(content).to_pylist()
+            for record, path, size in zip(batch.drop_columns([self.columns.audio]).to_pylist(), paths, sizes, strict=True):
+                is_path = not is_struct and not _is_binary(content.type)
+                value = content[index % BATCH_ROWS].as_py() if is_path else {"path": path, "bytes": index if size else None}
+                yield self.row(index, {**record, "num_bytes": size}, value)
+                index += 1
+
+    def streamed(self) -> Iterator[Row | Rejection]:
+        """Of a stream: rows hold the bytes themselves."""
+        for index, record in enumerate(self.data):
+            yield self.row(index, record, record[self.columns.audio])
+
+    def read_audio(self, index: int) -> bytes:
+        """The encoded audio of a row."""
+        audio = self.data.with_format("arrow")[index][self.columns.audio][0].as_py()
+        return audio["bytes"] if isinstance(audio, dict) else audio
+
+
+def _is_binary(kind: Any) -> bool:
+    return "binary" in str(kind)
+
+
+def sources_of_dataset(
+    name: str, config: str | None, split: str | None, columns: Columns, *,
+    streaming: bool = False, cache_dir: str | None = None, audio_root: str | None = None,
+) -> Iterator[Source]:
+    """One source for a dataset on disk, one for each file of a stream (so that a resumed stream skips what is done)."""
+    place = "/".join(part for part in (name, config, split) if part)
+    data = _loaded(name, config, split, streaming, cache_dir)
+    columns = _settled(data, columns, place)
+    if isinstance(data.features.get(columns.audio) if data.features else None, datasets.Audio):
+        data = data.cast_column(columns.audio, datasets.Audio(decode=False))
+    folder = audio_root or (name if os.path.isdir(name) else None)
+    table = _Table(data, columns, place, AudioRoot(folder) if folder else None)
+    corpus = os.path.basename(os.path.normpath(name))
+    if not isinstance(data, datasets.IterableDataset):
+        yield Source(corpus, place, table.rows, signature=data._fingerprint, num_rows=len(data), read_audio=table.read_audio)
+        return
+    for number in range(data.num_shards):
+        part = _Table(data.shard(data.num_shards, number), columns, f"{place}#{number}", table.root)
+        signature = f"{data.info.builder_name}-{data.info.version}-{place}-{number}-of-{data.num_shards}"
+        yield Source(corpus, part.name, part.streamed, signature=signature)
+
+
+def downloaded_folder(name: str) -> str | None:
+    """A local copy of a Hub dataset that is a folder of audio files; None for one that `datasets` reads itself."""
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(name, repo_type="dataset")
+        if any(file.lower().endswith(DATASET_ENDINGS) for file in files):
+            return None
+        return huggingface_hub.snapshot_download(name, repo_type="dataset")
+    except huggingface_hub.errors.OfflineModeIsEnabled:
+        return None  # `datasets` may still have it in its cache
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"--dataset_name {name}: no such path, and on the Hub: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _settled(data: Any, columns: Columns, place: str) -> Columns:
+    """The column of type Audio counts before any known name."""
+    names = list(data.features or next(iter(data), {}))
+    typed = [name for name, kind in (data.features or {}).items() if isinstance(kind, datasets.Audio)]
+    if columns.audio is None and typed:
+        columns = Columns(**{**vars(columns), "audio": typed[0]})
+    return columns.among(names, place)
+
+
+def _loaded(name: str, config: str | None, split: str | None, streaming: bool, cache_dir: str | None) -> Any:
+    """The dataset or stream; what `datasets` has to say against it becomes one line."""
+    if os.path.isfile(os.path.join(name, "state.json")) or os.path.isfile(os.path.join(name, "dataset_dict.json")):
+        return _from_disk(name, split)
+    place = " ".join(part for part in (name, config, split) if part)
+    try:
+        return datasets.load_dataset(name, config, split=split or "train", streaming=streaming, cache_dir=cache_dir)
+    except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            raise
+        raise InputError(f"--dataset_name {place}: {_first_line(error.__cause__ or error)}") from error
+
+
+def _from_disk(folder: str, split: str | None) -> Any:
+    data = datasets.load_from_disk(folder)
+    if isinstance(data, datasets.Dataset):
+        return data
+    wanted = split or ("train" if "train" in data else next(iter(data)) if len(data) == 1 else None)
+    if wanted not in data:
+        raise InputError(f"--dataset_split_names{f' {split}' if split else ''}: {folder} has {', '.join(data)}")
+    return data[wanted]

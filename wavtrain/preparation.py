@@ -1,0 +1,153 @@
+"""Corpus flags -> prepared speech: opens what is prepared, prepares what is not, and lets one process do it for all."""
+
+import logging
+import os
+import shutil
+import time
+from dataclasses import fields
+
+import psutil
+import xxhash
+
+from wavtrain import InputError
+from wavtrain.clips import ClipLimits
+from wavtrain.durable_files import lock
+from wavtrain.manifests import CorpusOptions, open_corpora
+from wavtrain.preparation_plan import Plan, changes, plan_preparation
+from wavtrain.prepared_directory import PreparedSpeech, open_prepared, unfinished_path
+from wavtrain.speech_cache import prepare
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SAYS_WHAT_IS_SO = {"dataset_config_names": ("default",), "dataset_split_names": ("train",)}
+
+logger = logging.getLogger(__name__)
+
+
+def already_prepared(corpus: CorpusOptions, limits: ClipLimits, percentage: float | None) -> PreparedSpeech | None:
+    """What --dataset_name names, if that is a prepared directory; flags that could not change it any more are refused."""
+    name = os.path.expanduser(corpus.dataset_name[0])
+    prepared = open_prepared(name) if len(corpus.dataset_name) == 1 and os.path.isdir(name) else None
+    if prepared is None:
+        return None
+    was = prepared.report["arguments"]
+    wanted = {each.name: getattr(limits, each.name) for each in fields(limits) if getattr(limits, each.name) != each.default}
+    if percentage is not None:
+        wanted["validation_split_percentage"] = percentage
+    for flag, value in wanted.items():
+        if value != was[flag]:
+            raise InputError(f"--{flag} {value}: {name} is prepared already, with {was[flag]}; leave the flag out, "
+                             "or prepare the corpus it came from again")
+    for each in fields(corpus):
+        value = getattr(corpus, each.name)
+        if each.name != "dataset_name" and value != each.default and value != SAYS_WHAT_IS_SO.get(each.name):
+            raise InputError(f"--{each.name} has no effect on {name}, which is prepared already: leave it out")
+    return prepared
+
+
+def cache_folder(cache_dir: str | None, corpus: CorpusOptions, limits: ClipLimits, percentage: float | None) -> str:
+    """Where a script that is given a raw corpus keeps it prepared: one folder for each set of corpus flags."""
+    root = cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "wavtrain")
+    names = [os.path.abspath(name) if os.path.exists(name) else name for name in corpus.dataset_name]
+    told = repr((names, vars(corpus) | {"dataset_name": None}, vars(limits), percentage))
+    first = os.path.basename(os.path.normpath(names[0])) or "corpus"
+    return os.path.join(root, f"prepared-{first}-{xxhash.xxh3_64_hexdigest(told.encode('utf-8', 'backslashreplace'))}")
+
+
+def prepared_speech(
+    corpus: CorpusOptions,
+    limits: ClipLimits,
+    folder: str,
+    *,
+    validation_percentage: float | None = None,
+    num_workers: int = 1,
+    cache_dir: str | None = None,
+    overwrite: bool = False,
+    share: tuple[int, int] | None = None,
+    may_prepare: bool = True,
+    waits: bool = True,
+) -> PreparedSpeech | None:
+    """Prepared speech in `folder`. Of the processes of one launch only those that `may_prepare` do; the others look on.
+
+    `share` (index, number of jobs) does the part of one job of an array and returns None.
+    `waits`: when another run is preparing the same directory, wait for it rather than refuse.
+    """
+    if corpus.validation_split_names and validation_percentage:
+        raise InputError("--validation_split_percentage: --validation_split_names says already what is held out")
+    percentage = (0.0 if corpus.validation_split_names else 1.0) if validation_percentage is None else validation_percentage
+    plan = plan_preparation(open_corpora(corpus, cache_dir), limits, percentage)
+    if not may_prepare:
+        return _wait_for_others(plan, folder, _launched_at() if overwrite else 0.0)
+    os.makedirs(folder, exist_ok=True)
+    told = False
+    while True:
+        held = lock(os.path.join(folder, ".lock" if share is None else f".lock-{share[0]}-of-{share[1]}"))
+        if held:
+            try:
+                _refuse_beside_others(folder, share)
+                return _prepare_if_needed(plan, folder, num_workers, overwrite, share)
+            finally:
+                held.release()
+        if not waits:
+            raise InputError(f"{folder}: another process is preparing it; wait for it, or give another --output_dir")
+        if not told:
+            logger.info("%s: another run is preparing this corpus; waiting for it", folder)
+            told, overwrite = True, False  # what it writes is new
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _refuse_beside_others(folder: str, share: tuple[int, int] | None) -> None:
+    """The jobs of an array may run beside each other, but not beside the call that joins their work."""
+    others = [".lock"] if share else sorted(name for name in os.listdir(folder) if name.startswith(".lock-"))
+    for name in others:
+        held = lock(os.path.join(folder, name))
+        if held is None:
+            whose = "a call without --shard_index" if share else f"job {name.removeprefix('.lock-').replace('-', ' ')}"
+            raise InputError(f"{folder}: {whose} is still at work in it; run this again when that has ended")
+        held.release()
+
+
+def _prepare_if_needed(
+    plan: Plan, folder: str, num_workers: int, overwrite: bool, share: tuple[int, int] | None
+) -> PreparedSpeech | None:
+    try:
+        done = open_prepared(folder)
+    except InputError:  # unfinished or damaged: that is what this call is for
+        done = None
+    if done and done.report["fingerprint"] == plan.fingerprint and not overwrite:
+        logger.info("%s: prepared already from the same data with the same arguments; nothing to do", folder)
+        shutil.rmtree(unfinished_path(folder), ignore_errors=True)
+        return done
+    if done:
+        why = changes(done.report, plan.identity) if done.report["fingerprint"] != plan.fingerprint else "--overwrite_cache"
+        logger.info("%s: preparing again: %s", folder, why)
+    elif _foreign_content(folder):
+        raise InputError(f"{folder}: holds {_foreign_content(folder)}, which is no preparation of this program; "
+                         "give an empty or a new folder")
+    if overwrite and share is None:
+        shutil.rmtree(unfinished_path(folder), ignore_errors=True)
+    return prepare(plan, folder, num_workers, share)
+
+
+def _foreign_content(folder: str) -> str | None:
+    """A train/ or validation/ folder that this program would have to delete and did not write."""
+    if os.path.isdir(unfinished_path(folder)) or os.path.exists(os.path.join(folder, "preparation.json")):
+        return None
+    return next((f"{name}/" for name in ("train", "validation") if os.path.exists(os.path.join(folder, name))), None)
+
+
+def _wait_for_others(plan: Plan, folder: str, not_before: float) -> PreparedSpeech:
+    """Look until the directory is complete. No collective: those time out. A launcher ends this process if the other fails."""
+    while True:
+        try:
+            done = open_prepared(folder)
+        except InputError:
+            done = None
+        is_new = done and os.path.getmtime(os.path.join(folder, "preparation.json")) >= not_before
+        if done and is_new and done.report["fingerprint"] == plan.fingerprint:
+            return done
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _launched_at() -> float:
+    """When the launcher of this process started: what was complete before is not what --overwrite_cache asks for."""
+    return psutil.Process(os.getppid()).create_time()

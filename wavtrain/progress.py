@@ -1,0 +1,27 @@
+"""A progress bar with rate and time left: a bar in a terminal, a line now and then in a log."""
+
+import sys
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def progress_bar(total: int | None, unit: str, title: str) -> tqdm:
+    """A tqdm on standard error; where that is no terminal it prints whole lines, seldom."""
+    is_terminal = sys.stderr.isatty()
+    return tqdm(total=total, unit=f" {unit}", desc=title, file=sys.stderr if is_terminal else _Lines(),
+               mininterval=0.2 if is_terminal else SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES,
+               dynamic_ncols=is_terminal, smoothing=0.1)
+
+
+class _Lines:
+    """Standard error with tqdm's carriage returns made line ends."""
+
+    def write(self, text: str) -> None:
+        line = text.replace("\r", "").strip()
+        if line:
+            print(line, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

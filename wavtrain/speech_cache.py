@@ -1,0 +1,151 @@
+"""Sources of rows -> a prepared directory: shard by shard, fingerprinted, resumable, complete only when it says so.
+
+    prepared/unfinished/   plan.json, and a record in shards/ for every shard that is done: what a resumed run builds on
+    prepared/              train/ validation/ rejected.jsonl, and preparation.json, written last
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from multiprocessing import active_children, get_context
+from typing import Any
+
+from wavtrain import InputError
+from wavtrain.durable_files import read_json, write_json
+from wavtrain.preparation_plan import Plan, changes
+from wavtrain.prepared_directory import PreparedSpeech, finish_interrupted_join, join_shards, record_path, unfinished_path
+from wavtrain.progress import progress_bar
+from wavtrain.rows import Rejection, Row
+from wavtrain.shards import Shard, prepare_shard, start_worker, whereabouts_path
+from wavtrain.waveforms import SAMPLING_RATE
+
+SHARD_BYTES, SHARD_BYTES_IN_MEMORY = 512 << 20, 64 << 20
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | None = None) -> PreparedSpeech | None:
+    """Do what is not done yet. Of a job array only this job's share (index, number of jobs): None; the rest join it."""
+    begun = _read_plan(folder)
+    if begun and begun.get("fingerprint") != plan.fingerprint:
+        logger.info("%s: the unfinished preparation in it is dropped: %s", folder, changes(begun, plan.identity))
+        shutil.rmtree(unfinished_path(folder))
+    joined = finish_interrupted_join(folder)
+    if joined:
+        return joined
+    os.makedirs(unfinished_path(folder, "shards"), exist_ok=True)
+    write_json(unfinished_path(folder, "plan.json"), plan.identity)
+    if share is None:
+        _remove_parts(folder)
+    names: list[str] = []
+    seconds = 0.0
+    with progress_bar(plan.num_rows, "clips", "preparing") as bar:
+        tasks = _tasks(plan, folder, names, share, bar.update)
+        with closing(_in_workers(plan, folder, tasks, num_workers)) as records:
+            for record in records:
+                seconds += sum(split["samples"] for split in record["splits"].values()) / SAMPLING_RATE
+                bar.set_postfix_str(f"{seconds / 3600:.2f} h", refresh=False)
+                bar.update(record["num_rows"])
+    return join_shards(folder, names, plan.identity) if share is None else None
+
+
+def _read_plan(folder: str) -> dict[str, Any] | None:
+    try:
+        return read_json(unfinished_path(folder, "plan.json"))
+    except ValueError:
+        return {}
+
+
+def _remove_parts(folder: str) -> None:
+    """What killed workers left half written."""
+    for parent, _, files in os.walk(unfinished_path(folder)):
+        for name in files:
+            if name.endswith((".part", ".at")):
+                os.remove(os.path.join(parent, name))
+
+
+def _tasks(
+    plan: Plan, folder: str, names: list[str], share: tuple[int, int] | None, skip: Callable[[int], object]
+) -> Iterator[Shard]:
+    """Shards still to do, while `names` collects those of all; `skip` hears of the rows of those done before."""
+    for number, source in enumerate(plan.sources):
+        is_stream = source.num_rows is None and source.signature is not None
+        counted = unfinished_path(folder, "shards", f"source-{number:04d}.json")
+        if is_stream and share and number % share[1] != share[0]:
+            continue  # the jobs of an array divide a stream by its files, not to read all of it each
+        num_shards = read_json(counted)
+        if is_stream and num_shards is not None:
+            known = [f"{number:04d}-{index:05d}" for index in range(num_shards)]
+            names += known
+            if all(os.path.exists(record_path(folder, name)) for name in known):
+                continue
+            del names[-num_shards:]
+        first = len(names)
+        for index, rows in enumerate(_cut(source.rows(), plan.rows_of_a_shard)):
+            name = f"{number:04d}-{index:05d}"
+            names.append(name)
+            if os.path.exists(record_path(folder, name)):
+                skip(len(rows))
+            elif not share or is_stream or (len(names) - 1) % share[1] == share[0]:
+                yield Shard(name, number, source.corpus, source.split, rows)
+        if is_stream:
+            write_json(counted, len(names) - first)
+
+
+def _cut(rows: Iterator[Row | Rejection], most_rows: int) -> Iterator[list[Row | Rejection]]:
+    """Consecutive rows, so many or so many bytes at a time."""
+    shard: list[Row | Rejection] = []
+    num_bytes = 0
+    for row in rows:
+        shard.append(row)
+        if isinstance(row, Row):
+            num_bytes += row.num_bytes * (SHARD_BYTES // SHARD_BYTES_IN_MEMORY if isinstance(row.audio, bytes) else 1)
+        if len(shard) >= most_rows or num_bytes >= SHARD_BYTES:
+            yield shard
+            shard, num_bytes = [], 0
+    if shard:
+        yield shard
+
+
+def _in_workers(plan: Plan, folder: str, shards: Iterator[Shard], num_workers: int) -> Iterator[dict[str, Any]]:
+    """Records of shards as they are done, whichever comes first; only a few shards wait in memory."""
+    readers = [source.read_audio for source in plan.sources]
+    pool = ProcessPoolExecutor(num_workers, get_context("fork"), start_worker, (readers,))
+    running: dict[Future[dict[str, Any]], Shard] = {}
+    try:
+        for shard in shards:
+            running[pool.submit(prepare_shard, shard, folder, plan.limits, plan.validation_percentage)] = shard
+            while len(running) > num_workers:
+                yield from _finished(running)
+        while running:
+            yield from _finished(running)
+    except BrokenProcessPool as error:
+        raise InputError(_last_words(folder, running.values())) from error
+    finally:
+        pool.shutdown(wait=not running, cancel_futures=True)
+        for worker in active_children() if running else ():
+            worker.terminate()
+
+
+def _finished(running: dict[Future[dict[str, Any]], Shard]) -> Iterator[dict[str, Any]]:
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        record = future.result()
+        del running[future]
+        yield record
+
+
+def _last_words(folder: str, shards: Iterable[Shard]) -> str:
+    """Which rows were at work when a worker died."""
+    suspects = []
+    for shard in shards:
+        try:
+            with open(whereabouts_path(folder, shard.name)) as file:
+                suspects.append(shard.rows[int(file.read())].source)
+        except (OSError, ValueError):
+            continue
+    return (f"a worker process died, killed by the system (out of memory?) or by a file that crashes the decoder; at work on "
+            f"{' or '.join(suspects) or 'no row'}. Finished shards are kept: the same command goes on")

@@ -1,0 +1,202 @@
+"""Bytes or a path -> checked mono speech at 16 kHz in bounded memory, and back to bytes. The only module that decodes.
+
+What is refused and what is mended is decided here, once: docs/data.md lists it for users.
+"""
+
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLING_RATE = 16_000
+LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000
+BLOCK_VALUES = 1 << 21  # decoded at once, all channels together: 8 MB of float32
+LOUDEST = 2.0**31  # floats that hold 32-bit integers reach this; nothing that is audio goes beyond
+SIZE_UNKNOWN = 0x7FFFF000  # what programs that write WAV into a pipe put where the size belongs
+EXACT_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}  # int16 holds every value of these
+TOLERATED_SECONDS = 0.1  # MP3 headers and rounded manifests miss the true length by less than this
+
+
+class Refusal(Exception):  # noqa: N818 (it is no error of the program)
+    """Why a clip cannot be used: a reason to count by, and a detail to read."""
+
+    def __init__(self, reason: str, detail: str, seconds: float = 0.0):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.seconds = reason, detail, seconds
+
+
+@dataclass
+class Speech:
+    """One open recording, or the segment of it between two frames."""
+
+    file: soundfile.SoundFile
+    start: int
+    stop: int | None  # None: as far as it goes, the header does not say
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration by the header and the segment; None where the header does not know."""
+        return None if self.stop is None else (self.stop - self.start) / self.file.samplerate
+
+    @property
+    def is_storable(self) -> bool:
+        """Whether the whole file is 16 kHz mono FLAC already."""
+        file = self.file
+        whole = self.start == 0 and (self.stop is None or self.stop == file.frames)
+        return whole and file.format == "FLAC" and file.samplerate == SAMPLING_RATE and file.channels == 1
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Mono blocks at 16 kHz: int16 where nothing had to be changed, otherwise float32."""
+        file = self.file
+        untouched = file.subtype in EXACT_SUBTYPES and file.channels == 1 and file.samplerate == SAMPLING_RATE
+        if untouched:
+            yield from self._decoded("int16")
+        elif file.samplerate == SAMPLING_RATE:
+            yield from self._mono()
+        else:
+            yield from _resampled(self._mono(), file.samplerate)
+
+    def _decoded(self, dtype: str) -> Iterator[np.ndarray]:
+        """Blocks as they come from the file, (frames,) or (frames, channels)."""
+        wanted = self.stop - self.start if self.stop is not None else np.inf
+        block_frames = BLOCK_VALUES // self.file.channels
+        done = 0
+        try:
+            if self.start:
+                self.file.seek(self.start)
+            while done < wanted:
+                block = self.file.read(int(min(block_frames, wanted - done)), dtype=dtype)
+                if not len(block):
+                    break
+                done += len(block)
+                yield block
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise Refusal("corrupt", f"decoding failed {self._at(done)}: {error}") from error
+        missing = (wanted - done) / self.file.samplerate if self.stop is not None else 0.0
+        if done == 0:
+            raise Refusal("empty", "holds no samples")
+        if missing > (TOLERATED_SECONDS if self.file.format == "MP3" else 0):
+            raise Refusal("truncated", f"ends {self._at(done)}, {missing:.2f} s before its header says")
+
+    def _at(self, done: int) -> str:
+        return f"after {(self.start + done) / self.file.samplerate:.2f} s"
+
+    def _mono(self) -> Iterator[np.ndarray]:
+        """Finite float32 blocks, channels averaged; where they cancel each other, the loudest one alone."""
+        chosen = None  # the first block with sound in it decides for the whole recording
+        for block in self._decoded("float32"):
+            loudest = max(float(block.max()), -float(block.min()))
+            if not np.isfinite(loudest):
+                raise Refusal("non_finite", "holds NaN or infinite samples")
+            if loudest > LOUDEST:
+                raise Refusal("out_of_range", f"holds samples as large as {loudest:.1e}")
+            if block.ndim == 2:
+                if chosen is None and loudest > 0:
+                    chosen = _choice_of_channel(block)
+                block = _mean_of_channels(block) if chosen in (None, "mean") else np.ascontiguousarray(block[:, chosen])
+            yield block
+
+
+def _mean_of_channels(block: np.ndarray) -> np.ndarray:
+    total = block[:, 0].copy()
+    for channel in range(1, block.shape[1]):  # columns one by one: numpy's mean over a short last axis is slow
+        total += block[:, channel]
+    return total / block.shape[1]
+
+
+def _choice_of_channel(block: np.ndarray) -> int | str:
+    """'mean', or the loudest channel where the mean has lost more than 20 dB against it (antiphase, empty channels)."""
+    powers = [float(np.dot(block[:, channel], block[:, channel])) for channel in range(block.shape[1])]
+    mean = _mean_of_channels(block)
+    return "mean" if float(np.dot(mean, mean)) >= 0.01 * max(powers) else int(np.argmax(powers))
+
+
+def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """Block by block; a recording of a single block goes through in one call, which gives the same numbers faster."""
+    first = next(blocks)
+    second = next(blocks, None)
+    if second is None:
+        yield soxr.resample(first, rate, SAMPLING_RATE, quality="HQ")
+        return
+    stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+    yield stream.resample_chunk(first)
+    while second is not None:
+        yield stream.resample_chunk(second)
+        second = next(blocks, None)
+    yield stream.resample_chunk(first[:0], last=True)
+
+
+@contextmanager
+def open_speech(audio: str | bytes, start: float = 0, stop: float | None = None, unit: str = "seconds") -> Iterator[Speech]:
+    """Open a path or encoded bytes, or the segment [start, stop) of it in "seconds" or "samples" of its own rate."""
+    with _opened(audio) as handle:
+        try:
+            file = soundfile.SoundFile(handle, closefd=False) if isinstance(handle, int) else soundfile.SoundFile(handle)
+        except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+            message = str(error).split(": ", 1)[-1]
+            raise Refusal("unreadable", f"not audio that libsndfile reads ({message})") from error
+        with file:
+            yield _segment(file, start, stop, file.samplerate if unit == "seconds" else 1)
+
+
+@contextmanager
+def _opened(audio: str | bytes) -> Iterator[int | BinaryIO]:
+    """A descriptor rather than a name: libsndfile then goes by the content, whatever the file is called."""
+    if isinstance(audio, bytes):
+        yield io.BytesIO(audio)
+        return
+    try:
+        if not stat.S_ISREG(os.stat(audio).st_mode):  # opening a pipe or a terminal would wait for ever
+            raise Refusal("unreadable", "not a regular file")
+        descriptor = os.open(audio, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError as error:
+        raise Refusal("missing_file", "no such file") from error
+    except OSError as error:
+        raise Refusal("unreadable", error.strerror or str(error)) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _segment(file: soundfile.SoundFile, start: float, stop: float | None, frames_per_unit: int) -> Speech:
+    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        raise Refusal("sampling_rate", f"{file.samplerate} Hz; speech has {LOWEST_RATE} to {HIGHEST_RATE} Hz")
+    promised = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if promised and int(promised[2]) < int(promised[1]) < SIZE_UNKNOWN:
+        raise Refusal("truncated", f"its header promises {promised[1]} bytes of samples and {promised[2]} are there")
+    if file.frames == 0:
+        raise Refusal("empty", "holds no samples")
+    end = file.frames if file.frames < 1 << 62 else None  # a FLAC written as a stream does not know its length
+    first = round(start * frames_per_unit)
+    last = end if stop is None else round(stop * frames_per_unit)
+    slack = TOLERATED_SECONDS * file.samplerate
+    if end is not None and (first >= end or last > end + slack):
+        asked = f"{start:g} to {'the end' if stop is None else f'{stop:g}'}"
+        raise Refusal("outside_audio", f"the segment from {asked} is not inside the {end / file.samplerate:.2f} s of audio")
+    if first == 0 and last is not None and end is not None and last > end - slack:
+        last = end  # a manifest that gives the rounded length of the whole file
+    return Speech(file, first, last if end is None or last is None else min(last, end))
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """16-bit samples; a clip louder than full scale is turned down to it rather than clipped."""
+    if samples.dtype == np.int16:
+        return samples
+    peak = max(float(samples.max()), -float(samples.min()), 1.0)
+    return np.clip(np.rint(samples * np.float32(32768.0 / peak)), -32768, 32767).astype(np.int16)
+
+
+def encode(samples: np.ndarray) -> bytes:
+    """16-bit mono FLAC at 16 kHz: lossless, and about a quarter of float32."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
