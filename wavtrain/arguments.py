@@ -73,7 +73,7 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--preprocessing_num_workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
                        help="processes that prepare; any number gives the same result (%(default)s, the cores here)")
     group.add_argument("--overwrite_cache", action="store_true", help="prepare again what is prepared already")
-    group.add_argument("--cache_dir", metavar="DIR", help="folder for downloads and for corpora that a training script prepares "
+    group.add_argument("--cache_dir", metavar="DIR", help="folder for downloads and for what a training script prepares "
                        "(~/.cache/huggingface and ~/.cache/wavtrain)")
 
 

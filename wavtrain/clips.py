@@ -1,15 +1,17 @@
 """One row -> the clips to store: all of it decoded and checked, the duration filter, crop or split of long audio, encoding."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+import soundfile
 import xxhash
 
 from wavtrain import InputError
 from wavtrain.rows import Rejection, Row
-from wavtrain.waveforms import SAMPLING_RATE, Refusal, Speech, encode, open_speech, to_int16
+from wavtrain.waveforms import SAMPLING_RATE, Refusal, Speech, open_speech
 
 RECEPTIVE_FIELD = 400  # samples; the models make no frame of less
 
@@ -124,3 +126,18 @@ def _content(original: str | bytes) -> bytes:
         return original
     with open(original, "rb") as file:
         return file.read()
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """16-bit samples; a clip louder than full scale is turned down to it rather than clipped."""
+    if samples.dtype == np.int16:
+        return samples
+    peak = max(float(samples.max()), -float(samples.min()), 1.0)
+    return np.clip(np.rint(samples * np.float32(32768.0 / peak)), -32768, 32767).astype(np.int16)
+
+
+def encode(samples: np.ndarray) -> bytes:
+    """16-bit mono FLAC at 16 kHz: lossless, and about a quarter of float32."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()

@@ -86,7 +86,7 @@ def sources_of_dataset(
 ) -> Iterator[Source]:
     """One source for a dataset on disk, one for each file of a stream (so that a resumed stream skips what is done)."""
     place = "/".join(part for part in (name, config, split) if part)
-    data = _loaded(name, config, split, streaming, cache_dir)
+    data, signature = _loaded(name, config, split, streaming, cache_dir)
     columns = _settled(data, columns, place)
     if isinstance(data.features.get(columns.audio) if data.features else None, datasets.Audio):
         data = data.cast_column(columns.audio, datasets.Audio(decode=False))
@@ -94,12 +94,12 @@ def sources_of_dataset(
     table = _Table(data, columns, place, AudioRoot(folder) if folder else None)
     corpus = os.path.basename(os.path.normpath(name))
     if not isinstance(data, datasets.IterableDataset):
-        yield Source(corpus, place, table.rows, signature=data._fingerprint, num_rows=len(data), read_audio=table.read_audio)
+        yield Source(corpus, place, table.rows, signature=f"{signature}-{columns}", num_rows=len(data), read_audio=table.read_audio)
         return
     for number in range(data.num_shards):
         part = _Table(data.shard(data.num_shards, number), columns, f"{place}#{number}", table.root)
-        signature = f"{data.info.builder_name}-{data.info.version}-{place}-{number}-of-{data.num_shards}"
-        yield Source(corpus, part.name, part.streamed, signature=signature)
+        known = f"{signature}-{split}-{columns}-{number}-of-{data.num_shards}"
+        yield Source(corpus, part.name, part.streamed, signature=known)
 
 
 def downloaded_folder(name: str) -> str | None:
@@ -128,13 +128,18 @@ def _settled(data: Any, columns: Columns, place: str) -> Columns:
     return columns.among(names, place)
 
 
-def _loaded(name: str, config: str | None, split: str | None, streaming: bool, cache_dir: str | None) -> Any:
-    """The dataset or stream; what `datasets` has to say against it becomes one line."""
+def _loaded(name: str, config: str | None, split: str | None, streaming: bool, cache_dir: str | None) -> tuple[Any, str]:
+    """The dataset or stream, and what changes with its content; what `datasets` has to say against it becomes one line."""
     if os.path.isfile(os.path.join(name, "state.json")) or os.path.isfile(os.path.join(name, "dataset_dict.json")):
-        return _from_disk(name, split)
+        data = _from_disk(name, split)
+        return data, data._fingerprint
     place = " ".join(part for part in (name, config, split) if part)
     try:
-        return datasets.load_dataset(name, config, split=split or "train", streaming=streaming, cache_dir=cache_dir)
+        if streaming:
+            builder = datasets.load_dataset_builder(name, config, cache_dir=cache_dir)
+            return builder.as_streaming_dataset(split=split or "train"), builder.hash
+        data = datasets.load_dataset(name, config, split=split or "train", cache_dir=cache_dir)
+        return data, data._fingerprint
     except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             raise

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from dataclasses import fields
+from typing import Any
 
 import psutil
 import xxhash
@@ -74,7 +75,7 @@ def prepared_speech(
     if corpus.validation_split_names and validation_percentage:
         raise InputError("--validation_split_percentage: --validation_split_names says already what is held out")
     percentage = (0.0 if corpus.validation_split_names else 1.0) if validation_percentage is None else validation_percentage
-    plan = plan_preparation(open_corpora(corpus, cache_dir), limits, percentage)
+    plan = plan_preparation(open_corpora(corpus, cache_dir), limits, percentage, _given(corpus))
     if not may_prepare:
         return _wait_for_others(plan, folder, _launched_at() if overwrite else 0.0)
     os.makedirs(folder, exist_ok=True)
@@ -93,6 +94,11 @@ def prepared_speech(
             logger.info("%s: another run is preparing this corpus; waiting for it", folder)
             told, overwrite = True, False  # what it writes is new
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _given(options: CorpusOptions) -> dict[str, Any]:
+    given = {each.name: getattr(options, each.name) for each in fields(options) if getattr(options, each.name) != each.default}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _refuse_beside_others(folder: str, share: tuple[int, int] | None) -> None:

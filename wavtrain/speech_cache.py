@@ -23,8 +23,6 @@ from wavtrain.rows import Rejection, Row
 from wavtrain.shards import Shard, prepare_shard, start_worker, whereabouts_path
 from wavtrain.waveforms import SAMPLING_RATE
 
-SHARD_BYTES, SHARD_BYTES_IN_MEMORY = 512 << 20, 64 << 20
-
 logger = logging.getLogger(__name__)
 
 
@@ -39,8 +37,16 @@ def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | 
         return joined
     os.makedirs(unfinished_path(folder, "shards"), exist_ok=True)
     write_json(unfinished_path(folder, "plan.json"), plan.identity)
-    if share is None:
-        _remove_parts(folder)
+    try:
+        names = _prepare_all(plan, folder, num_workers, share)
+    finally:
+        if share is None:  # beside other jobs of an array these may be theirs; the call that joins them sweeps up
+            _remove_parts(folder)
+    return join_shards(folder, names, plan.identity) if share is None else None
+
+
+def _prepare_all(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | None) -> list[str]:
+    """The names of all shards, every one of which (of this share) is done now."""
     names: list[str] = []
     seconds = 0.0
     with progress_bar(plan.num_rows, "clips", "preparing") as bar:
@@ -50,7 +56,7 @@ def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | 
                 seconds += sum(split["samples"] for split in record["splits"].values()) / SAMPLING_RATE
                 bar.set_postfix_str(f"{seconds / 3600:.2f} h", refresh=False)
                 bar.update(record["num_rows"])
-    return join_shards(folder, names, plan.identity) if share is None else None
+    return names
 
 
 def _read_plan(folder: str) -> dict[str, Any] | None:
@@ -85,7 +91,7 @@ def _tasks(
                 continue
             del names[-num_shards:]
         first = len(names)
-        for index, rows in enumerate(_cut(source.rows(), plan.rows_of_a_shard)):
+        for index, rows in enumerate(_cut(source.rows(), *plan.shard_limits)):
             name = f"{number:04d}-{index:05d}"
             names.append(name)
             if os.path.exists(record_path(folder, name)):
@@ -96,15 +102,15 @@ def _tasks(
             write_json(counted, len(names) - first)
 
 
-def _cut(rows: Iterator[Row | Rejection], most_rows: int) -> Iterator[list[Row | Rejection]]:
+def _cut(rows: Iterator[Row | Rejection], most_rows: int, most_bytes: int) -> Iterator[list[Row | Rejection]]:
     """Consecutive rows, so many or so many bytes at a time."""
     shard: list[Row | Rejection] = []
     num_bytes = 0
     for row in rows:
         shard.append(row)
         if isinstance(row, Row):
-            num_bytes += row.num_bytes * (SHARD_BYTES // SHARD_BYTES_IN_MEMORY if isinstance(row.audio, bytes) else 1)
-        if len(shard) >= most_rows or num_bytes >= SHARD_BYTES:
+            num_bytes += row.num_bytes
+        if len(shard) >= most_rows or num_bytes >= most_bytes:
             yield shard
             shard, num_bytes = [], 0
     if shard:
@@ -127,8 +133,9 @@ def _in_workers(plan: Plan, folder: str, shards: Iterator[Shard], num_workers: i
         raise InputError(_last_words(folder, running.values())) from error
     finally:
         pool.shutdown(wait=not running, cancel_futures=True)
-        for worker in active_children() if running else ():
+        for worker in active_children() if running else ():  # an error or an interrupt: do not wait for their shards
             worker.terminate()
+            worker.join()
 
 
 def _finished(running: dict[Future[dict[str, Any]], Shard]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Bytes or a path -> checked mono speech at 16 kHz in bounded memory, and back to bytes. The only module that decodes.
+"""Bytes or a path -> checked mono speech at 16 kHz, block by block in bounded memory. The only module that decodes.
 
 What is refused and what is mended is decided here, once: docs/data.md lists it for users.
 """
@@ -33,11 +33,22 @@ class Refusal(Exception):  # noqa: N818 (it is no error of the program)
         self.reason, self.detail, self.seconds = reason, detail, seconds
 
 
+class _File(soundfile.SoundFile):
+    """A FLAC written as a stream does not know its length, and soundfile must not seek to its end after a read."""
+
+    @property
+    def knows_its_length(self) -> bool:
+        return self.frames < 1 << 62
+
+    def seekable(self) -> bool:
+        return self.knows_its_length and super().seekable()
+
+
 @dataclass
 class Speech:
     """One open recording, or the segment of it between two frames."""
 
-    file: soundfile.SoundFile
+    file: _File
     start: int
     stop: int | None  # None: as far as it goes, the header does not say
 
@@ -50,8 +61,8 @@ class Speech:
     def is_storable(self) -> bool:
         """Whether the whole file is 16 kHz mono FLAC already."""
         file = self.file
-        whole = self.start == 0 and (self.stop is None or self.stop == file.frames)
-        return whole and file.format == "FLAC" and file.samplerate == SAMPLING_RATE and file.channels == 1
+        is_whole = self.start == 0 and self.stop in (None, file.frames)
+        return is_whole and file.format == "FLAC" and file.samplerate == SAMPLING_RATE and file.channels == 1
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Mono blocks at 16 kHz: int16 where nothing had to be changed, otherwise float32."""
@@ -139,7 +150,7 @@ def open_speech(audio: str | bytes, start: float = 0, stop: float | None = None,
     """Open a path or encoded bytes, or the segment [start, stop) of it in "seconds" or "samples" of its own rate."""
     with _opened(audio) as handle:
         try:
-            file = soundfile.SoundFile(handle, closefd=False) if isinstance(handle, int) else soundfile.SoundFile(handle)
+            file = _File(handle, closefd=not isinstance(handle, int))
         except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
             message = str(error).split(": ", 1)[-1]
             raise Refusal("unreadable", f"not audio that libsndfile reads ({message})") from error
@@ -167,7 +178,7 @@ def _opened(audio: str | bytes) -> Iterator[int | BinaryIO]:
         os.close(descriptor)
 
 
-def _segment(file: soundfile.SoundFile, start: float, stop: float | None, frames_per_unit: int) -> Speech:
+def _segment(file: _File, start: float, stop: float | None, frames_per_unit: int) -> Speech:
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         raise Refusal("sampling_rate", f"{file.samplerate} Hz; speech has {LOWEST_RATE} to {HIGHEST_RATE} Hz")
     promised = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
@@ -175,7 +186,7 @@ def _segment(file: soundfile.SoundFile, start: float, stop: float | None, frames
         raise Refusal("truncated", f"its header promises {promised[1]} bytes of samples and {promised[2]} are there")
     if file.frames == 0:
         raise Refusal("empty", "holds no samples")
-    end = file.frames if file.frames < 1 << 62 else None  # a FLAC written as a stream does not know its length
+    end = file.frames if file.knows_its_length else None
     first = round(start * frames_per_unit)
     last = end if stop is None else round(stop * frames_per_unit)
     slack = TOLERATED_SECONDS * file.samplerate
@@ -185,18 +196,3 @@ def _segment(file: soundfile.SoundFile, start: float, stop: float | None, frames
     if first == 0 and last is not None and end is not None and last > end - slack:
         last = end  # a manifest that gives the rounded length of the whole file
     return Speech(file, first, last if end is None or last is None else min(last, end))
-
-
-def to_int16(samples: np.ndarray) -> np.ndarray:
-    """16-bit samples; a clip louder than full scale is turned down to it rather than clipped."""
-    if samples.dtype == np.int16:
-        return samples
-    peak = max(float(samples.max()), -float(samples.min()), 1.0)
-    return np.clip(np.rint(samples * np.float32(32768.0 / peak)), -32768, 32767).astype(np.int16)
-
-
-def encode(samples: np.ndarray) -> bytes:
-    """16-bit mono FLAC at 16 kHz: lossless, and about a quarter of float32."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()

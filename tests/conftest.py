@@ -1,0 +1,47 @@
+"""Fixtures of the whole suite: sound made on the spot, and real speech where it is mounted."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a network
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real speech and faulty files, which are not part of the project."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the data of ../shared/data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def sound(seconds: float, seed: int = 0, rate: int = 16_000, channels: int = 1) -> np.ndarray:
+    """Something like a voice: a gliding tone with overtones and a little noise, 16-bit, (samples,) or (samples, channels)."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    pitch = generator.uniform(90, 250)
+    phase = 2 * np.pi * pitch * (time + 0.02 * np.sin(2 * np.pi * 3 * time))
+    voice = sum(np.sin(k * phase) / k for k in range(1, 6)) + 0.05 * generator.standard_normal(len(time))
+    samples = (voice / np.abs(voice).max() * 0.6 * 32767).astype(np.int16)
+    return samples if channels == 1 else np.stack([samples] * channels, axis=1)
+
+
+def write_folder(folder: Path, durations: list[float], rate: int = 16_000, ending: str = "flac") -> Path:
+    """A bare folder of clips 000.flac, 001.flac, ... of the given durations."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, seconds in enumerate(durations):
+        soundfile.write(folder / f"{number:03d}.{ending}", sound(seconds, number, rate), rate)
+    return folder

@@ -1,0 +1,153 @@
+"""The house as docs/design.md describes it: floors, budgets, no doubled lines, no dead flags, configs that parse."""
+
+import ast
+import importlib
+import re
+import shlex
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+FLOORS = {
+    0: "arguments durable_files progress reports rows tables waveforms",
+    1: "clips dataset_corpora prepared_directory table_corpora",
+    2: "folder_corpora preparation_plan shards",
+    3: "manifests speech_cache",
+    4: "preparation",
+}
+FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
+PACKAGE = sorted(path for path in (ROOT / "wavtrain").glob("*.py") if path.stem != "__init__")
+SCRIPTS = sorted(ROOT.glob("run_*.py"))
+MAX_FUNCTION, MAX_MODULE, MAX_SCRIPT, MAX_NESTING, MAX_SHARED = 50, 200, 280, 4, 0.25
+BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "wavtrain":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names if alias.name in FLOOR_OF}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("wavtrain.")}
+    return found
+
+
+def test_the_floor_table_names_every_module():
+    assert {path.stem for path in PACKAGE} == set(FLOOR_OF)
+    assert not {"utils", "common", "helpers", "misc"} & set(FLOOR_OF)
+    assert len(PACKAGE) <= 25, "time to make the floors folders"
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_imports_go_down(path):
+    wrong = [name for name in imported(path) if FLOOR_OF[name] >= FLOOR_OF[path.stem]]
+    assert not wrong, f"{path.stem} (floor {FLOOR_OF[path.stem]}) imports {wrong}"
+
+
+@pytest.mark.parametrize("path", [*PACKAGE, *SCRIPTS], ids=lambda path: path.stem)
+def test_who_may_see_what(path):
+    names = {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom)}
+    if path in PACKAGE:
+        assert "argparse" not in names or path.stem == "arguments"
+        assert not re.search(r"\bargs\.", path.read_text()) or path.stem == "arguments"
+    assert not any(name.startswith("run_") for name in names)
+
+
+def depth(node: ast.AST, level: int = 0) -> int:
+    inner = level + isinstance(node, BLOCKS)
+    return max([inner, *(depth(child, inner if not _is_elif(node, child) else level) for child in ast.iter_child_nodes(node))])
+
+
+def _is_elif(node: ast.AST, child: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(child, ast.If) and child in node.orelse
+
+
+@pytest.mark.parametrize("path", [*PACKAGE, *SCRIPTS], ids=lambda path: path.stem)
+def test_budgets(path):
+    limit = MAX_SCRIPT if path in SCRIPTS else MAX_MODULE
+    assert len(path.read_text().splitlines()) <= limit
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno + 1 <= MAX_FUNCTION, node.name
+            assert depth(node) <= MAX_NESTING, f"{node.name} nests {depth(node)} deep"
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_public_functions_have_types(path):
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            given = [arg for arg in (*node.args.args, *node.args.kwonlyargs) if arg.arg not in ("self", "cls")]
+            assert node.returns is not None, node.name
+            assert all(arg.annotation is not None for arg in given), node.name
+
+
+def lines_that_count(path: Path) -> list[str]:
+    """Statements, without imports, docstrings, comments and what consists of brackets."""
+    text = path.read_text()
+    docstrings = {ast.get_docstring(node, clean=False) for node in ast.walk(ast.parse(text))
+                  if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef))} - {None}
+    for docstring in docstrings:
+        text = text.replace(docstring, "")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if len(line) > 5 and not line.startswith(("#", "import ", "from ", '"""'))]
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(SCRIPTS, 2)), ids=lambda path: path.stem)
+def test_scripts_share_little(one, other):
+    first, second = lines_that_count(one), set(lines_that_count(other))
+    shared = [line for line in first if line in second]
+    assert len(shared) <= max(MAX_SHARED * max(len(first), 100), 1), shared
+
+
+SMALLEST = {  # command lines that parse
+    "run_preprocessing": "--dataset_name corpus --output_dir prepared",
+    "run_wav2vec2_pretraining_no_trainer": "--dataset_name corpus --preprocessing_only",
+}
+
+
+def flags(script: Path) -> set[str]:
+    return set(vars(importlib.import_module(script.stem).parse_arguments(SMALLEST[script.stem].split()))) - {"config"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_flag_is_read(script):
+    """Read in the script as args.FLAG, or as a field of a dataclass that the script fills and the package uses."""
+    read = set(re.findall(r"\bargs\.(\w+)", script.read_text()))
+    package = "\n".join(path.read_text() for path in PACKAGE if path.stem != "arguments")
+    filled = re.findall(r"options_of\((\w+),", script.read_text())
+    for name in filled:
+        fields = re.search(rf"class {name}:(.*?)(?=\n(?:@|class |def )|\Z)", package, re.DOTALL)[1]
+        declared = set(re.findall(r"^    (\w+): ", fields, re.MULTILINE))
+        used = {field for field in declared if re.search(rf"(options|limits|corpus|self)\.{field}\b|\"{field}\"", package)}
+        roles = {field for field in declared if field.endswith("_column_name")} if "_column_name\")" in package else set()
+        read |= used | roles
+    assert flags(script) <= read, f"never read: {sorted(flags(script) - read)}"
+
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_parses_by_its_own_command(path):
+    command = re.search(r"^# ((?:python|accelerate launch) .*)$", path.read_text(), re.MULTILINE)[1]
+    words = shlex.split(command)
+    script = next(word for word in words if word.startswith("run_"))
+    argv = words[words.index(script) + 1 :]
+    assert argv[:2] == ["--config", str(path.relative_to(ROOT))]
+    args = importlib.import_module(script.removesuffix(".py")).parse_arguments(["--config", str(path), *argv[2:]])
+    assert args.config == str(path)
+
+
+def test_readme_shows_the_whole_tree():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in [*PACKAGE, *SCRIPTS, *sorted((ROOT / "benchmarks").glob("*.py")), *sorted((ROOT / "docs").glob("*.md"))]:
+        assert path.name in readme, f"README's tree lacks {path.relative_to(ROOT)}"

@@ -1,0 +1,88 @@
+"""Flags, YAML defaults, and how a script ends."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import run_preprocessing
+from wavtrain import InputError, arguments
+from wavtrain.clips import ClipLimits
+from wavtrain.manifests import CorpusOptions
+
+NEEDED = ["--dataset_name", "corpus", "--output_dir", "out"]
+
+
+def parse(tmp_path, yaml, *argv):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml)
+    return run_preprocessing.parse_arguments(["--config", str(path), *argv])
+
+
+def test_defaults_are_those_of_the_dataclasses():
+    args = run_preprocessing.parse_arguments(NEEDED)
+    assert arguments.options_of(ClipLimits, args) == ClipLimits()
+    assert arguments.options_of(CorpusOptions, args) == CorpusOptions(("corpus",))
+
+
+def test_a_config_gives_defaults_and_flags_override_it(tmp_path):
+    yaml = "dataset_name: [a, b]\noutput_dir: out\nmin_duration_in_seconds: 5e-1\nstreaming: true\noverwrite_cache: false\n"
+    args = parse(tmp_path, yaml)
+    assert (args.dataset_name, args.min_duration_in_seconds, args.streaming, args.overwrite_cache) == (["a", "b"], 0.5, True, False)
+    assert parse(tmp_path, yaml, "--min_duration_in_seconds", "1", "--dataset_name", "c").dataset_name == ["c"]
+    assert parse(tmp_path, "", *NEEDED).long_audio == "split"
+
+
+@pytest.mark.parametrize(("yaml", "message"), [
+    ("min_duration: 1", "no flag is called 'min_duration'; is 'min_duration_in_seconds' meant?"),
+    ("streaming: 1", "streaming is 1; it takes true or false"),
+    ("long_audio: yes", "long_audio is True; it takes one value"),
+    ("long_audio: chop", "argument --long_audio: invalid choice: 'chop'"),
+    ("min_duration_in_seconds: fast", "argument --min_duration_in_seconds: 'fast' is not a number of seconds"),
+    ("min_duration_in_seconds: [1, 2]", "it takes one value"),
+    ("output_dir: {a: 1}", "it takes one value"),
+    ("output_dir: a\noutput_dir: b", "'output_dir' is given twice"),
+    ("- output_dir", "must hold `flag: value` lines"),
+    ("output_dir: [", "while parsing"),
+])
+def test_faults_of_a_config_name_the_file_and_the_key(tmp_path, yaml, message):
+    with pytest.raises(InputError) as caught:
+        parse(tmp_path, yaml, *NEEDED)
+    assert message in str(caught.value)
+    assert str(tmp_path / "config.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    ([], "the following arguments are required: --dataset_name, --output_dir"),
+    ([*NEEDED, "--min_duration_in_second", "3"], "is --min_duration_in_seconds meant?"),
+    ([*NEEDED, "--validation_split_percentage", "100"], "'100' is not a percentage"),
+    ([*NEEDED, "--preprocessing_num_workers", "0"], "'0' is not a whole number from 1"),
+    ([*NEEDED, "--max_duration_in_seconds", "nan"], "'nan' is not a number of seconds"),
+    ([*NEEDED, "--shard_index", "0"], "--num_shards and --shard_index go together"),
+    ([*NEEDED, "--num_shards", "2", "--shard_index", "2"], "must be below --num_shards 2"),
+    ([*NEEDED, "--config", "absent.yaml"], "--config absent.yaml"),
+])
+def test_faults_of_the_command_line(argv, message):
+    with pytest.raises(InputError) as caught:
+        run_preprocessing.parse_arguments(argv)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("script", ["run_preprocessing.py", "run_wav2vec2_pretraining_no_trainer.py"])
+def test_usage_errors_are_one_line_and_code_2(script, tmp_path):
+    result = subprocess.run([sys.executable, script, "--dataset_name", f"{tmp_path}/a\x1b[31m\nb", "--output_dir", "x",
+                             "--preprocessing_only"][: 6 if script == "run_preprocessing.py" else None],
+                            capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "\x1b" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_help_of_every_script_ends_well():
+    for script in sorted(ROOT.glob("run_*.py")):
+        result = subprocess.run([sys.executable, script.name, "--help"], capture_output=True, text=True, cwd=ROOT)
+        assert result.returncode == 0
+        assert "--dataset_name" in result.stdout
