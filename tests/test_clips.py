@@ -125,5 +125,5 @@ def test_what_was_read_before_damage_is_kept_of_a_split_recording():
 def test_impossible_limits():
     with pytest.raises(InputError, match="--min_duration_in_seconds 5 is longer than --max_duration_in_seconds 2"):
         ClipLimits(5.0, 2.0)
-    with pytest.raises(InputError, match="--max_duration_in_seconds 0.01"):
+    with pytest.raises(InputError, match=r"--max_duration_in_seconds 0\.01"):
         ClipLimits(0.0, 0.01)

@@ -94,7 +94,8 @@ def sources_of_dataset(
     table = _Table(data, columns, place, AudioRoot(folder) if folder else None)
     corpus = os.path.basename(os.path.normpath(name))
     if not isinstance(data, datasets.IterableDataset):
-        yield Source(corpus, place, table.rows, signature=f"{signature}-{columns}", num_rows=len(data), read_audio=table.read_audio)
+        signature = f"{signature}-{columns}"
+        yield Source(corpus, place, table.rows, signature=signature, num_rows=len(data), read_audio=table.read_audio)
         return
     for number in range(data.num_shards):
         part = _Table(data.shard(data.num_shards, number), columns, f"{place}#{number}", table.root)
@@ -112,7 +113,7 @@ def downloaded_folder(name: str) -> str | None:
     except huggingface_hub.errors.OfflineModeIsEnabled:
         return None  # `datasets` may still have it in its cache
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"--dataset_name {name}: no such path, and on the Hub: {_first_line(error)}") from error
+        raise InputError(f"--dataset_name {name}: no such path; on the Hub: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -143,7 +143,8 @@ def _nothing_usable(folder: str, totals: dict[str, Any], rejected: list[dict[str
         return "all clips are held out for validation and none is left to train on: lower --validation_split_percentage"
     reasons = ", ".join(f"{reason} {count['clips']}" for reason, count in _count(rejected).items())
     first = f"; the first: {rejected[0]['detail']}" if rejected else ""
-    return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {unfinished_path(folder, 'rejected.jsonl')}"
+    all_of_them = unfinished_path(folder, "rejected.jsonl")
+    return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {all_of_them}"
 
 
 def _describe(folder: str, shards: list[str], fingerprint: str) -> None:
