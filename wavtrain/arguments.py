@@ -170,7 +170,8 @@ def options_of(kind: type[Options], args: argparse.Namespace) -> Options:
 
 def run_as_script(main: Callable[[], Any]) -> NoReturn:
     """Run main and end as users expect: faults of theirs in one line with code 2, a signal cleanly, bugs with a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("wavtrain").setLevel(logging.INFO)  # ours; libraries have their say from warnings on
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     name = os.path.basename(sys.argv[0])
     try:

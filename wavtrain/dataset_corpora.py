@@ -3,6 +3,7 @@
 Audio is never decoded by `datasets` (that would take FFmpeg): the encoded bytes are handed on as they are.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import datasets
 import huggingface_hub
+import huggingface_hub.errors
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
@@ -17,6 +19,8 @@ from wavtrain import InputError
 from wavtrain.rows import AudioRoot, Columns, Rejection, Row, Source, row_of_file
 
 BATCH_ROWS = 100
+# What goes wrong on the way to a dataset; the last is the HTTP client's own, whichever the installed version uses.
+OF_THE_HUB = (DatasetGenerationError, OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError.__bases__[0])
 DATASET_ENDINGS = (".parquet", ".arrow")
 
 
@@ -67,8 +71,11 @@ class _Table:
 
     def streamed(self) -> Iterator[Row | Rejection]:
         """Of a stream: rows hold the bytes themselves."""
-        for index, record in enumerate(self.data):
-            yield self.row(index, record, record[self.columns.audio])
+        try:
+            for index, record in enumerate(self.data):
+                yield self.row(index, record, record[self.columns.audio])
+        except OF_THE_HUB as error:
+            raise InputError(f"{self.name}: the stream broke off: {_in_one_line(error)}; what is finished is kept") from error
 
     def read_audio(self, index: int) -> bytes:
         """The encoded audio of a row."""
@@ -103,21 +110,31 @@ def sources_of_dataset(
         yield Source(corpus, part.name, part.streamed, signature=known)
 
 
-def downloaded_folder(name: str) -> str | None:
+def downloaded_folder(name: str, config: str | None, cache_dir: str | None) -> str | None:
     """A local copy of a Hub dataset that is a folder of audio files; None for one that `datasets` reads itself."""
+    kind = _builder(name, config, cache_dir).name
+    if kind not in ("audiofolder", "parquet", "arrow"):
+        raise InputError(f"--dataset_name {name}: consists of {kind} files; parquet, arrow or audio files are read")
+    if kind != "audiofolder":
+        return None
+    folder = os.path.join(cache_dir or os.path.join(datasets.config.HF_CACHE_HOME, "wavtrain"), "hub", *name.split("/"))
     try:
-        files = huggingface_hub.HfApi().list_repo_files(name, repo_type="dataset")
-        if any(file.lower().endswith(DATASET_ENDINGS) for file in files):
-            return None
-        return huggingface_hub.snapshot_download(name, repo_type="dataset")
-    except huggingface_hub.errors.OfflineModeIsEnabled:
-        return None  # `datasets` may still have it in its cache
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"--dataset_name {name}: no such path; on the Hub: {_first_line(error)}") from error
+        return huggingface_hub.snapshot_download(name, repo_type="dataset", local_dir=folder)
+    except OF_THE_HUB as error:
+        raise InputError(f"--dataset_name {name}: {_in_one_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _builder(name: str, config: str | None, cache_dir: str | None) -> Any:
+    try:
+        return datasets.load_dataset_builder(name, config, cache_dir=cache_dir)
+    except OF_THE_HUB as error:
+        place = "" if os.path.exists(name) else " (no such path, so taken for a Hub id)"
+        raise InputError(f"--dataset_name {name}{place}: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: BaseException) -> str:
+    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return text if len(text) < 200 else f"{text[:200]}..."
 
 
 def _settled(data: Any, columns: Columns, place: str) -> Columns:
@@ -134,17 +151,19 @@ def _loaded(name: str, config: str | None, split: str | None, streaming: bool, c
     if os.path.isfile(os.path.join(name, "state.json")) or os.path.isfile(os.path.join(name, "dataset_dict.json")):
         data = _from_disk(name, split)
         return data, data._fingerprint
-    place = " ".join(part for part in (name, config, split) if part)
+    builder = _builder(name, config, cache_dir)
     try:
+        if streaming and builder.name not in ("parquet", "arrow"):
+            raise InputError(f"--streaming: {name} consists of {builder.name} files; only parquet and arrow are streamed")
         if streaming:
-            builder = datasets.load_dataset_builder(name, config, cache_dir=cache_dir)
             return builder.as_streaming_dataset(split=split or "train"), builder.hash
         data = datasets.load_dataset(name, config, split=split or "train", cache_dir=cache_dir)
         return data, data._fingerprint
-    except (DatasetGenerationError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+    except OF_THE_HUB as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        raise InputError(f"--dataset_name {place}: {_first_line(error.__cause__ or error)}") from error
+        place = " ".join(part for part in (name, config, split) if part)
+        raise InputError(f"--dataset_name {place}: {_in_one_line(error)}") from error
 
 
 def _from_disk(folder: str, split: str | None) -> Any:

@@ -77,11 +77,11 @@ def _sources_of(
     if not os.path.isdir(name):
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(ENDINGS):
             raise InputError(f"--dataset_name {name}: no such file or folder")
-        folder = None if options.streaming else downloaded_folder(name)
+        folder = None if options.streaming else downloaded_folder(name, config, cache_dir)
         if folder is None:
             yield from as_dataset(name, config, split)
             return
-        name, folder = folder, name
+        name = folder
     if any(os.path.isfile(os.path.join(name, mark)) for mark in DATASET_MARKS):
         yield from as_dataset(name, config, split)
         return
