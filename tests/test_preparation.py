@@ -84,6 +84,13 @@ def test_incomplete_damaged_and_foreign_directories_are_refused(corpus, tmp_path
         prepare(corpus, tmp_path / "mine")
 
 
+@pytest.mark.parametrize("place", ["/proc/x", "file/x", "file"])
+def test_an_output_dir_that_cannot_be_made(corpus, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="no folder can be made there"):
+        prepare(corpus, tmp_path / place)
+
+
 def test_validation_is_given_or_held_out_but_not_both(corpus, tmp_path):
     splits = tmp_path / "splits"
     write_folder(splits / "train", [1.0, 2.0])

@@ -41,6 +41,10 @@ class CorpusOptions:
 
 def open_corpora(options: CorpusOptions, cache_dir: str | None = None) -> list[Source]:
     """Every source of every corpus asked for, in the order of the flags, the held-out ones last."""
+    if not all(options.dataset_name):
+        raise InputError("--dataset_name: an empty name")
+    if options.audio_root and not os.path.isdir(options.audio_root):
+        raise InputError(f"--audio_root {options.audio_root}: no such folder")
     wanted = [(triple, "train") for triple in _paired(options, "dataset_split_names")]
     if options.validation_split_names:
         wanted += [(triple, "validation") for triple in dict.fromkeys(_paired(options, "validation_split_names"))]

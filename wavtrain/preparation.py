@@ -78,7 +78,10 @@ def prepared_speech(
     plan = plan_preparation(open_corpora(corpus, cache_dir), limits, percentage, _given(corpus))
     if not may_prepare:
         return _wait_for_others(plan, folder, _launched_at() if overwrite else 0.0)
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: no folder can be made there ({error.strerror})") from error
     told = False
     while True:
         held = lock(os.path.join(folder, ".lock" if share is None else f".lock-{share[0]}-of-{share[1]}"))
