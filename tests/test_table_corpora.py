@@ -39,7 +39,7 @@ CSV, TSV = "file_name,text\n", "path\tsentence\n"
         ("a.flac", None), ("t.jsonl line 2", "malformed_row"), ("b.flac", "only here"), ("t.jsonl line 4", "malformed_row")]),
     ("t.jsonl", '{"audio": "a.flac", "text": "\\ud83d"}\n{"audio": "b.flac", "text": "\\ud83d\\ude00"}\n', [
         ("t.jsonl line 1", "malformed_row"), ("b.flac", "\U0001F600")]),
-    ("t.json", '{"u1": {"wav": "a.flac", "words": "x"}, "u2": 5, "u3": {"wav": "b.flac", "words": "NA"}}', [
+    ("t.json", '{"u1": {"wav": "a.flac", "words": "x"},\n"u2": 5, "u3": {"wav": "b.flac", "words": "NA"}}', [
         ("u1", "x"), ("t.json line 2", "malformed_row"), ("u3", "NA")]),
     ("t.json", '[{"file": "a.flac", "transcript": "x"}, {"file": "b.flac", "transcript": true}]', [
         ("a.flac", "x"), ("b.flac", "true")]),
@@ -57,7 +57,7 @@ def test_tables(folder, name, content, expected):
     ("t.jsonl", "", "t.jsonl: has no rows that could be read"),
     ("t.jsonl", "[1]\n", r"t.jsonl: has no rows that could be read \(line 1 is not a JSON object\)"),
     ("t.json", "[]", "t.json: has no rows that could be read"),
-    ("t.csv", "file_name;text\na.flac;x\n", "t.csv: no column with audio among 'file_name;text': it seems to be separated by ';'"),
+    ("t.csv", "file_name;text\na.flac;x\n", "t.csv: no column with audio among 'file_name;text': it seems .* by ';'"),
     ("t.csv", TSV + "a.flac\tx\n", r"it seems to be separated by '\\t'"),
     ("t.csv", "words,sound\nx,a.flac\n", "no column with audio among 'words', 'sound': --audio_column_name names it"),
     ("t.csv", CSV + 'a.flac,x\nb.flac,"y\nc.flac,z\n', "t.csv line 3: .* quote"),
@@ -72,7 +72,7 @@ def test_tables_that_cannot_be_used(folder, name, content, message):
 
 
 def test_an_object_without_keys_has_no_fault_to_name(folder):
-    with pytest.raises(InputError, match="t.jsonl: has no rows that could be read") as raised:
+    with pytest.raises(InputError, match=r"t.jsonl: has no rows that could be read") as raised:
         rows_of(write_table(folder / "t.jsonl", "{}\n"))
     assert "None" not in str(raised.value)
 
@@ -91,16 +91,15 @@ def test_columns_that_come_late_in_a_file(folder):
     assert outcome(rows_of(write_table(folder / "t.jsonl", records)))[-2:] == [("a.flac", None), ("b.flac", "late")]
 
 
-@pytest.mark.parametrize(("table", "names", "expected"), [
-    ("t.csv", ["{}/corpus/a.flac", "{}/o.flac", "{}/p.flac"], ["a.flac", "o.flac", "missing_file"]),
-    ("t.csv", ["sub/../a.flac", "../p.flac"], ["missing_file", "outside_folder"]),  # the root is where paths begin
-    ("t.csv", ["corpus/a.flac", "$data_root/o.flac", "/etc/hostname"], ["corpus/a.flac", "o.flac", "outside_folder"]),
+@pytest.mark.parametrize(("name", "expected"), [
+    ("corpus/a.flac", "corpus/a.flac"), ("$data_root/o.flac", "o.flac"), ("{}/corpus/a.flac", "corpus/a.flac"),
+    ("{}/o.flac", "o.flac"), ("{}/p.flac", "missing_file"), ("p.flac", "missing_file"), ("/etc/hostname", "outside_folder"),
+    ("../o.flac/../..", "outside_folder"), ("corpus/../../../x", "outside_folder"),
 ])
-def test_audio_root_is_where_paths_begin_and_stay(folder, tmp_path, table, names, expected):
+def test_audio_root_is_where_paths_begin_and_stay(folder, tmp_path, name, expected):
     write_clips(tmp_path, "o.flac")
-    path = write_table(folder / table, [["file_name"], *([name.format(tmp_path)] for name in names)])
-    found = [row.utterance_id if isinstance(row, Row) else row.reason for row in rows_of(path, tmp_path)]
-    assert [name.removeprefix("corpus/") for name in found] == [name.removeprefix("corpus/") for name in expected]
+    row, = rows_of(write_table(folder / "t.csv", [["file_name"], [name.format(tmp_path)]]), tmp_path)
+    assert (row.utterance_id if isinstance(row, Row) else row.reason) == expected
 
 
 @pytest.mark.parametrize("name", ["../o.flac", "link.flac"])

@@ -12,11 +12,13 @@ from typing import Any
 import datasets
 import huggingface_hub
 import huggingface_hub.errors
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
 from wavtrain import InputError
-from wavtrain.rows import AudioRoot, Columns, Rejection, Row, Source, row_of_file
+from wavtrain.audio_paths import AudioRoot
+from wavtrain.rows import Columns, Rejection, Row, Source, corpus_name, row_of_file
 
 BATCH_ROWS = 100
 # What goes wrong on the way to a dataset; the last is the HTTP client's own, whichever the installed version uses.
@@ -32,18 +34,20 @@ class _Table:
     columns: Columns
     name: str  # for people: dataset/config/split
     root: AudioRoot | None  # of audio that is a path
+    label: str  # begins the ids of rows without a name: the same wherever the dataset lies
 
     def row(self, index: int, record: dict[str, Any], audio: Any) -> Row | Rejection:
         """The row of one record whose audio is a path, bytes, an index, or a struct of path and bytes."""
         source = f"{self.name}[{index}]"
         path = audio.get("path") if isinstance(audio, dict) else audio if isinstance(audio, str) else None
         audio = audio.get("bytes") if isinstance(audio, dict) else audio
+        audio = None if audio == b"" else audio
         known = {role: str(value) for role in ("text", "speaker", "language")
                  if (value := record.get(getattr(self.columns, role))) is not None}
         name = record.get(self.columns.id)
         name = str(name) if name is not None else None
         if isinstance(audio, (bytes, int)):
-            given = os.path.basename(path) if path else f"{self.name}-{index:08d}"
+            given = os.path.basename(path) if path else f"{self.label}-{index:08d}"
             num_bytes = record.get("num_bytes") or len(audio)
             return Row(f"{source} {path or ''}".strip(), audio, name or given, num_bytes=num_bytes, **known)
         if not path:
@@ -58,22 +62,17 @@ class _Table:
         used = [name for name in vars(self.columns).values() if name]
         index = 0
         for batch in self.data.select_columns(used).with_format("arrow").iter(BATCH_ROWS):
-            audio = batch[self.columns.audio].combine_chunks()
-            is_struct = hasattr(audio, "field")
-            content = audio.field("bytes") if is_struct else audio
-            paths = audio.field("path").to_pylist() if is_struct else [None] * len(batch)
-            sizes = pc.binary_length(content).to_pylist()
-            for record, path, size in zip(batch.drop_columns([self.columns.audio]).to_pylist(), paths, sizes, strict=True):
-                is_path = not is_struct and not _is_binary(content.type)
-                value = content[index % BATCH_ROWS].as_py() if is_path else {"path": path, "bytes": index if size else None}
-                yield self.row(index, {**record, "num_bytes": size}, value)
+            known = (told for chunk in batch[self.columns.audio].chunks for told in _paths_and_sizes(chunk))
+            for record, (path, size) in zip(batch.drop_columns([self.columns.audio]).to_pylist(), known, strict=True):
+                yield self.row(index, {**record, "num_bytes": size}, {"path": path, "bytes": index if size else None})
                 index += 1
 
     def streamed(self) -> Iterator[Row | Rejection]:
         """Of a stream: rows hold the bytes themselves."""
         try:
             for index, record in enumerate(self.data):
-                yield self.row(index, record, record[self.columns.audio])
+                audio = record[self.columns.audio]
+                yield self.row(index, record, audio if isinstance(audio, (dict, str, bytes)) else None)
         except OF_THE_HUB as error:
             raise InputError(f"{self.name}: the stream broke off: {_in_one_line(error)}; what is finished is kept") from error
 
@@ -83,29 +82,39 @@ class _Table:
         return audio["bytes"] if isinstance(audio, dict) else audio
 
 
-def _is_binary(kind: Any) -> bool:
-    return "binary" in str(kind)
+def _paths_and_sizes(audio: pa.Array) -> Iterator[tuple[str | None, int | None]]:
+    """Of a chunk of an audio column, without a look at the audio: that may be all there is in memory."""
+    fields = [field.name for field in audio.type] if pa.types.is_struct(audio.type) else []
+    content = audio.field("bytes") if "bytes" in fields else audio
+    paths = audio.field("path") if "path" in fields else audio
+    is_path = pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)
+    paths = paths.to_pylist() if is_path else [None] * len(audio)
+    holds_bytes = pa.types.is_binary(content.type) or pa.types.is_large_binary(content.type) or pa.types.is_fixed_size_binary(
+        content.type)
+    sizes = pc.binary_length(content).to_pylist() if holds_bytes else [None] * len(audio)
+    return zip(paths, sizes, strict=True)
 
 
 def sources_of_dataset(
     name: str, config: str | None, split: str | None, columns: Columns, *,
-    streaming: bool = False, cache_dir: str | None = None, audio_root: str | None = None,
+    streaming: bool = False, cache_dir: str | None = None, audio_root: str | None = None, corpus: str | None = None,
 ) -> Iterator[Source]:
     """One source for a dataset on disk, one for each file of a stream (so that a resumed stream skips what is done)."""
-    place = "/".join(part for part in (name, config, split) if part)
+    corpus = corpus or corpus_name(name)
+    beyond = [part for part in (config, split) if part not in (None, "default", "train")]
+    place, label = "/".join([name, *beyond]), "/".join([corpus, *beyond])
     data, signature = _loaded(name, config, split, streaming, cache_dir)
     columns = _settled(data, columns, place)
     if isinstance(data.features.get(columns.audio) if data.features else None, datasets.Audio):
         data = data.cast_column(columns.audio, datasets.Audio(decode=False))
     folder = audio_root or (name if os.path.isdir(name) else None)
-    table = _Table(data, columns, place, AudioRoot(folder) if folder else None)
-    corpus = os.path.basename(os.path.normpath(name))
+    table = _Table(data, columns, place, AudioRoot(folder) if folder else None, label)
     if not isinstance(data, datasets.IterableDataset):
         signature = f"{signature}-{columns}"
         yield Source(corpus, place, table.rows, signature=signature, num_rows=len(data), read_audio=table.read_audio)
         return
     for number in range(data.num_shards):
-        part = _Table(data.shard(data.num_shards, number), columns, f"{place}#{number}", table.root)
+        part = _Table(data.shard(data.num_shards, number), columns, f"{place}#{number}", table.root, f"{label}#{number}")
         known = f"{signature}-{split}-{columns}-{number}-of-{data.num_shards}"
         yield Source(corpus, part.name, part.streamed, signature=known)
 
@@ -153,6 +162,9 @@ def _loaded(name: str, config: str | None, split: str | None, streaming: bool, c
         return data, data._fingerprint
     builder = _builder(name, config, cache_dir)
     try:
+        if os.path.isdir(name) and builder.name not in ("parquet", "arrow"):
+            raise InputError(f"--dataset_name {name}: holds parquet or arrow files beside others ({builder.name}): give the "
+                             "folder of those that count")
         if streaming and builder.name not in ("parquet", "arrow"):
             raise InputError(f"--streaming: {name} consists of {builder.name} files; only parquet and arrow are streamed")
         if streaming:
@@ -167,8 +179,13 @@ def _loaded(name: str, config: str | None, split: str | None, streaming: bool, c
 
 
 def _from_disk(folder: str, split: str | None) -> Any:
-    data = datasets.load_from_disk(folder)
+    try:
+        data = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--dataset_name {folder}: is damaged ({_in_one_line(error)})") from error
     if isinstance(data, datasets.Dataset):
+        if split not in (None, "train"):
+            raise InputError(f"--dataset_split_names {split}: {folder} is one dataset, which is not divided into splits")
         return data
     wanted = split or ("train" if "train" in data else next(iter(data)) if len(data) == 1 else None)
     if wanted not in data:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 
 from wavtrain import InputError
-from wavtrain.rows import AudioRoot, Columns, Rejection, Row, row_of_file
+from wavtrain.audio_paths import AudioRoot, real_folder, real_place
+from wavtrain.rows import Columns, Rejection, Row, row_of_file
 from wavtrain.table_corpora import rows_of_table
 from wavtrain.tables import read_lines
 
@@ -30,7 +31,7 @@ def rows_of_folder(folder: str, corpus_folder: str, columns: Columns, audio_root
     table = _metadata_above(folder, corpus_folder)
     allowed = AudioRoot(audio_root or corpus_folder)
     if table:
-        yield from _rows_of_audiofolder(folder, table, columns, allowed, audio_root)
+        yield from _rows_of_audiofolder(folder, table, None, columns, allowed, audio_root)
     else:
         yield from _rows_below(folder, corpus_folder, columns, allowed, audio_root)
 
@@ -52,24 +53,26 @@ def _metadata_above(folder: str, corpus_folder: str) -> str | None:
 
 
 def _rows_of_audiofolder(
-    folder: str, table: str, columns: Columns, allowed: AudioRoot, audio_root: str | None
+    folder: str, table: str, names_from: str | None, columns: Columns, allowed: AudioRoot, audio_root: str | None
 ) -> Iterator[Row | Rejection]:
-    """The table's rows that lie in `folder`, then the audio there that it does not name."""
+    """The table's rows that lie in `folder` or in no file at all, then the audio there that it does not name."""
     named = set()
-    inside = os.path.join(os.path.normpath(folder), "")
+    inside = os.path.join(real_folder(folder), "")
     has_all = os.path.samefile(os.path.dirname(table) or ".", folder)
-    for row in rows_of_table(table, columns, audio_root):
-        path = os.path.normpath(row.source)
-        if has_all or path.startswith(inside):
-            named.add(path)
+    for row in rows_of_table(table, columns, audio_root, names_from):
+        place = real_place(row.source)
+        is_of_no_file = isinstance(row, Rejection) and (
+            row.reason == "outside_folder" or row.source.startswith(f"{table} line "))
+        if has_all or is_of_no_file or place.startswith(inside):
+            named.add(place)
             yield row
     for path in _walk(folder, allowed):
         if isinstance(path, Rejection):
             yield path
-        elif os.path.normpath(path) not in named and not _has_own_metadata(path, folder):
+        elif real_place(path) not in named and not _has_own_metadata(path, folder):
             yield Rejection(path, "not_in_table", f"{table} does not name it")
     for other in _nested_metadata(folder):
-        yield from _rows_of_audiofolder(os.path.dirname(other), other, columns, allowed, audio_root)
+        yield from _rows_of_audiofolder(os.path.dirname(other), other, names_from or folder, columns, allowed, audio_root)
 
 
 def _has_own_metadata(path: str, folder: str) -> bool:
@@ -97,9 +100,10 @@ def _rows_below(
     tables = _nested_metadata(folder)
     owned = tuple(os.path.join(os.path.dirname(table), "") for table in tables)
     for table in tables:
-        yield from _rows_of_audiofolder(os.path.dirname(table), table, columns, allowed, audio_root)
+        yield from _rows_of_audiofolder(os.path.dirname(table), table, folder, columns, allowed, audio_root)
     texts: dict[str, tuple[str, str]] = {}
     texts_of = None
+    heard = set()
     for path in _walk(folder, allowed):
         if isinstance(path, Rejection):
             yield path
@@ -110,8 +114,13 @@ def _rows_below(
         if parent != texts_of:
             yield from _untold(texts)
             texts, texts_of = _transcripts_in(parent), parent
+            heard.add(parent)
         yield _row_of_audio(path, corpus_folder, texts)
     yield from _untold(texts)
+    for parent, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if parent not in heard and not os.path.join(parent, "").startswith(owned):
+            yield from _untold(_transcripts_in(parent))
 
 
 def _row_of_audio(path: str, corpus_folder: str, texts: dict[str, tuple[str, str]]) -> Row | Rejection:
@@ -130,6 +139,8 @@ def _transcripts_in(folder: str) -> dict[str, tuple[str, str]]:
             path = os.path.join(folder, name)
             for number, line in read_lines(path):
                 utterance_id, _, text = line.strip().partition(" ")
+                if texts.get(utterance_id, (text,))[0] != text:
+                    raise InputError(f"{path} line {number}: {utterance_id} has another transcript already")
                 if utterance_id:
                     texts[utterance_id] = (text, f"{path} line {number}")
     return texts

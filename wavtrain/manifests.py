@@ -1,5 +1,6 @@
 """Any corpus -> sources of rows: decides what a name stands for (Hub id, folder, manifest file) and which splits it has."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from functools import partial
 from wavtrain import InputError
 from wavtrain.dataset_corpora import DATASET_ENDINGS, downloaded_folder, sources_of_dataset
 from wavtrain.folder_corpora import METADATA, rows_of_folder
-from wavtrain.rows import Columns, Source
+from wavtrain.rows import Columns, Source, corpus_name
 from wavtrain.table_corpora import rows_of_table
 from wavtrain.tables import ENDINGS
 
 SPLITS = {"train": ("training", "train"), "validation": ("validation", "valid", "val", "dev"),
           "test": ("testing", "test", "evaluation", "eval")}
+logger = logging.getLogger(__name__)
 DATASET_MARKS = ("state.json", "dataset_dict.json")
 
 
@@ -55,6 +57,10 @@ def open_corpora(options: CorpusOptions, cache_dir: str | None = None) -> list[S
     for (name, config, split), part in wanted:
         for source in _sources_of(name, config, split, options, cache_dir):
             sources.append(Source(**{**vars(source), "split": part}))
+    places = [os.path.realpath(source.description) for source in sources]
+    again = next((source for source, place in zip(sources, places, strict=True) if places.count(place) > 1), None)
+    if again:
+        raise InputError(f"--dataset_name: {again.description} is asked for twice")
     return sources
 
 
@@ -76,6 +82,8 @@ def _sources_of(
     as_dataset = partial(sources_of_dataset, columns=options.columns, streaming=options.streaming, cache_dir=cache_dir,
                          audio_root=options.audio_root)
     if os.path.isfile(name):
+        if split not in (None, "train", "all"):
+            raise InputError(f"--dataset_split_names {split}: {name} is one table, which is not divided into splits")
         yield _source_of_file(name, options)
         return
     if not os.path.isdir(name):
@@ -89,6 +97,7 @@ def _sources_of(
     if any(os.path.isfile(os.path.join(name, mark)) for mark in DATASET_MARKS):
         yield from as_dataset(name, config, split)
         return
+    corpus_folder = name
     if config and os.path.isdir(os.path.join(name, config)):
         name, config = os.path.join(name, config), None
     if config not in (None, "default") and not _holds_dataset_files(name):
@@ -101,28 +110,27 @@ def _sources_of(
     for place in _places_of_split(name, split):
         marked = os.path.isdir(place) and any(os.path.isfile(os.path.join(place, mark)) for mark in DATASET_MARKS)
         if marked:
-            yield from as_dataset(place, None, None)
+            yield from as_dataset(place, None, None, corpus=corpus_name(corpus_folder))
         else:
-            yield _source_of_folder(place, name, options) if os.path.isdir(place) else _source_of_file(place, options)
+            yield _source_of_folder(place, corpus_folder, options) if os.path.isdir(place) else _source_of_file(place, options)
 
 
 def _source_of_file(path: str, options: CorpusOptions) -> Source:
     if not path.lower().endswith(ENDINGS):
         raise InputError(f"--dataset_name {path}: not a manifest; its name must end in {', '.join(ENDINGS)}")
-    corpus = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    corpus = corpus_name(os.path.dirname(os.path.abspath(path)))
     return Source(corpus, path, partial(rows_of_table, path, options.columns, options.audio_root))
 
 
 def _source_of_folder(folder: str, corpus_folder: str, options: CorpusOptions) -> Source:
-    corpus = os.path.basename(os.path.abspath(corpus_folder))
     rows = partial(rows_of_folder, folder, corpus_folder, options.columns, options.audio_root)
-    return Source(corpus, folder, rows)
+    return Source(corpus_name(corpus_folder), folder, rows)
 
 
 def _holds_dataset_files(folder: str) -> bool:
     """Whether parquet or arrow files lie in the folder or one below it (data/, or a folder for each configuration)."""
     folders = [folder] + [entry.path for entry in sorted(os.scandir(folder), key=lambda e: e.name)
-                          if entry.is_dir() and not entry.name.startswith(".")]
+                          if os.path.isdir(entry.path) and not entry.name.startswith(".")]
     if any(os.path.isfile(os.path.join(place, mark)) for place in folders for mark in DATASET_MARKS):
         return False
     return any(name.lower().endswith(DATASET_ENDINGS) for place in folders for name in os.listdir(place))
@@ -138,12 +146,17 @@ def _kind_of_split(name: str) -> str | None:
 
 def _places_of_split(folder: str, split: str | None) -> list[str]:
     """Folders and tables that make up a split of a local corpus; the folder itself where it is not divided."""
-    places = _divisions(folder) or _divisions(os.path.join(folder, "data"))
+    places = _divisions(folder)
+    if split not in places and not any(map(_kind_of_split, places)):
+        places = _divisions(os.path.join(folder, "data")) or places
     named = {name: path for name, path in places.items() if _kind_of_split(name)}
     if split in places:
         return [places[split]]
     if not named:
         if split in (None, "train", "all"):
+            if not any(os.path.isfile(os.path.join(folder, name)) for name in METADATA):
+                for path in filter(os.path.isfile, places.values()):
+                    logger.info("%s: not read; a table counts when it is called metadata.csv or given as --dataset_name", path)
             return [folder]
         raise InputError(f"--dataset_split_names {split}: {folder} is not divided into splits")
     kinds = {_kind_of_split(name) for name in named}
@@ -154,6 +167,10 @@ def _places_of_split(folder: str, split: str | None) -> list[str]:
     if not found or (split and split.lower() not in sum(SPLITS.values(), ())):
         asked = f" {split}" if split else ""
         raise InputError(f"--dataset_split_names{asked}: {folder} has {', '.join(sorted(named))}")
+    tables, folders = ([path for path in found if os.path.isdir(path) is kind] for kind in (False, True))
+    if tables and folders:
+        names = " and ".join(map(os.path.basename, (tables[0], folders[0])))
+        raise InputError(f"{folder}: holds {names} for this split: name the one to read")
     return found
 
 
@@ -162,11 +179,11 @@ def _divisions(folder: str) -> dict[str, str]:
     if not os.path.isdir(folder):
         return {}
     entries = sorted((entry for entry in os.scandir(folder) if not entry.name.startswith(".")), key=lambda e: e.name)
-    divisions = {entry.name: entry.path for entry in entries if entry.is_dir()}
+    divisions = {entry.name: entry.path for entry in entries if os.path.isdir(entry.path)}
     tables: dict[str, str] = {}
     for entry in entries:
         stem, ending = os.path.splitext(entry.name)
-        if entry.is_file() and ending.lower() in ENDINGS and entry.name not in METADATA:
+        if os.path.isfile(entry.path) and ending.lower() in ENDINGS and entry.name not in METADATA:
             if stem in tables and _kind_of_split(stem):
                 raise InputError(f"{folder}: holds {os.path.basename(tables[stem])} and {entry.name}: name the one to read")
             tables[stem] = entry.path

@@ -1,10 +1,8 @@
-"""What every corpus becomes: rows, one per utterance, or the reason why there is none; and how a record turns into one."""
+"""What every corpus becomes: rows, one for each utterance, or the reason why there is none; names of columns."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from wavtrain import InputError
@@ -85,31 +83,6 @@ class Columns:
         return replace(self, **found)
 
 
-@dataclass(frozen=True)
-class AudioRoot:
-    """The folder that paths of a table are relative to and have to stay in."""
-
-    folder: str
-
-    @property
-    def refusal(self) -> str:
-        return f"leads outside {self.folder}; --audio_root DIR allows a wider folder"
-
-    def resolve(self, path: str) -> str | None:
-        """The path to open, or None where it leads outside."""
-        path = re.sub(r"^(\$\{?data_root\}?|\$\{?root\}?|\{data_root\})/?", "", path)
-        full = os.path.join(self.folder, path)
-        parent = _real_folder(os.path.dirname(full))
-        real = os.path.realpath(full) if os.path.islink(full) else os.path.join(parent, os.path.basename(full))
-        root = _real_folder(self.folder)
-        return full if os.path.basename(full) != ".." and (real + os.sep).startswith(root.rstrip(os.sep) + os.sep) else None
-
-
-@lru_cache(maxsize=65536)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
 def row_of_file(path: str, root: str, **known: Any) -> Row | Rejection:
     """The row of a file on disk; its name below `root` is its id unless it has one."""
     where = f"{known['where']}: " if known.get("where") else ""
@@ -123,54 +96,11 @@ def row_of_file(path: str, root: str, **known: Any) -> Row | Rejection:
     return Row(path, path, num_bytes=status.st_size, modified=status.st_mtime_ns, **known)
 
 
-def row_of_record(record: dict[str, Any], columns: Columns, root: AudioRoot, where: str) -> Row | Rejection:
-    """The row of a table's record, whichever of the known forms it has."""
-    audio = record.get(columns.audio)
-    segment = _segment_of(record)
-    if isinstance(audio, dict):  # SpeechBrain: {"file": ..., "start": samples, "stop": samples}
-        segment = _segment_of({"wav": None, **audio})
-        audio = audio.get("file") or audio.get("path")
-    if not audio or not isinstance(audio, str):
-        return Rejection(where, "malformed_row", f"{where}: its {columns.audio!r} names no file")
-    path = root.resolve(audio)
-    if path is None:
-        return Rejection(audio, "outside_folder", f"{where}: {root.refusal}")
-    if segment is None:
-        return Rejection(path, "malformed_row", f"{where}: its segment is not made of numbers that grow from 0")
-    known = {role: _text(record.get(getattr(columns, role))) for role in ("text", "speaker", "language")}
-    start, stop, unit = segment
-    name = _text(record.get(columns.id))
-    if name is None and (start or (stop is not None and unit == "samples")):
-        name = printable(f"{os.path.relpath(path, root.folder)}-{start:g}")
-    return row_of_file(path, root.folder, utterance_id=name, start=start, stop=stop, unit=unit, where=where, **known)
-
-
-def _segment_of(record: dict[str, Any]) -> tuple[float, float | None, str] | None:
-    """(start, stop, unit) of a record, None where they make no sense. SpeechBrain counts samples, NeMo seconds."""
-    if "wav" in record and (record.get("start") or record.get("stop")):
-        first, last, unit = record.get("start") or 0, record.get("stop") or None, "samples"
-    elif record.get("offset") or ("audio_filepath" in record and record.get("duration")):
-        first, length, unit = record.get("offset") or 0, record.get("duration") or None, "seconds"
-        last = None if length is None else _number(first) + _number(length)
-    else:
-        return 0.0, None, "seconds"
-    start, stop = _number(first), None if last is None else _number(last)
-    sensible = 0 <= start < float("inf") and (stop is None or start < stop < float("inf"))
-    return (start, stop, unit) if sensible else None
-
-
-def _text(value: Any) -> str | None:
-    """A value as it stands in the table; JSON's true is the word, its null and its lists are no text."""
-    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else None
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
 def printable(text: str) -> str:
     """A file name that is not valid UTF-8, made so."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def corpus_name(folder: str) -> str:
+    """What a corpus is called: its folder, or the last part of its Hub id."""
+    return printable(os.path.basename(os.path.abspath(folder)))

@@ -3,16 +3,20 @@
 import os
 from collections.abc import Iterator
 from itertools import chain, islice
+from typing import Any
 
 from wavtrain import InputError
-from wavtrain.rows import AudioRoot, Columns, Rejection, Row, row_of_file, row_of_record
+from wavtrain.audio_paths import AudioRoot
+from wavtrain.rows import Columns, Rejection, Row, printable, row_of_file
 from wavtrain.tables import Record, read_lines, read_table
 
 RECORDS_TO_LOOK_AT = 1000  # JSON records need not all have the same keys
 
 
-def rows_of_table(path: str, columns: Columns, audio_root: str | None = None) -> Iterator[Row | Rejection]:
-    """The rows of one manifest file, in its order."""
+def rows_of_table(
+    path: str, columns: Columns, audio_root: str | None = None, names_from: str | None = None
+) -> Iterator[Row | Rejection]:
+    """The rows of one manifest file, in its order; their ids are relative to the folder of the audio, or to `names_from`."""
     if path.lower().endswith(".tsv") and _is_fairseq(path):
         yield from _rows_of_fairseq(path, audio_root)
         return
@@ -22,7 +26,8 @@ def rows_of_table(path: str, columns: Columns, audio_root: str | None = None) ->
     if not names:
         raise InputError(f"{path}: has no rows that could be read{_first_fault(first)}")
     columns = columns.among(names, path)
-    root = AudioRoot(audio_root or _folder_of_audio(path, first, columns))
+    folder = _folder_of_audio(path, first, columns)
+    root = AudioRoot(audio_root, beside=folder) if audio_root else AudioRoot(folder, names_from=names_from)
     for record in chain(first, records):
         where = f"{path} line {record.line}"
         if record.fault:
@@ -32,16 +37,19 @@ def rows_of_table(path: str, columns: Columns, audio_root: str | None = None) ->
 
 
 def _first_fault(records: list[Record]) -> str:
-    return f" (line {records[0].line} {records[0].fault})" if records else ""
+    return next((f" (line {record.line} {record.fault})" for record in records if record.fault), "")
 
 
 def _folder_of_audio(path: str, records: list[Record], columns: Columns) -> str:
     """The table's own folder, or the clips/ in it where Common Voice keeps what its tables name."""
     folder = os.path.dirname(path) or "."
     clips = os.path.join(folder, "clips")
-    name = next((record.values.get(columns.audio) for record in records if not record.fault), None)
-    is_there = isinstance(name, str) and os.path.exists(os.path.join(clips, name))
-    return clips if is_there and not os.path.exists(os.path.join(folder, name)) else folder
+    for record in records if os.path.isdir(clips) else ():
+        name = record.values.get(columns.audio)
+        for place in (folder, clips):
+            if isinstance(name, str) and os.path.exists(os.path.join(place, name)):
+                return place
+    return folder
 
 
 def _is_fairseq(path: str) -> bool:
@@ -59,6 +67,9 @@ def _rows_of_fairseq(path: str, audio_root: str | None) -> Iterator[Row | Reject
     beside = os.path.join(os.path.dirname(path), written)
     root = AudioRoot(audio_root or (beside if os.path.isdir(beside) else written))
     if not os.path.isdir(root.folder):
+        sign = next((sign for sign in ",;|" if sign in written), None)
+        if sign:
+            raise InputError(f"{path} line 1: names no columns with tabs between; it seems to be separated by {sign!r}")
         raise InputError(f"{path} line 1: the folder {root.folder} is not there; --audio_root says where it is now")
     texts = _texts_beside(path)
     for number, line in lines:
@@ -90,3 +101,53 @@ def _texts_beside(path: str) -> Iterator[str] | None:
 def _words_of_letters(letters: str) -> str:
     """`H E L L O | Y O U |` -> `HELLO YOU`."""
     return "".join(letters.split()).replace("|", " ").strip()
+
+
+def row_of_record(record: dict[str, Any], columns: Columns, root: AudioRoot, where: str) -> Row | Rejection:
+    """The row of a table's record, whichever of the known forms it has."""
+    audio = record.get(columns.audio)
+    segment = _segment_of(record)
+    if isinstance(audio, dict):  # SpeechBrain: {"file": ..., "start": samples, "stop": samples}
+        segment = _segment_of({"wav": None, **audio})
+        audio = audio.get("file") or audio.get("path")
+    if not audio or not isinstance(audio, str):
+        return Rejection(where, "malformed_row", f"{where}: its {columns.audio!r} names no file")
+    path = root.resolve(audio)
+    if path is None:
+        return Rejection(audio, "outside_folder", f"{where}: {root.refusal}")
+    if segment is None:
+        return Rejection(path, "malformed_row", f"{where}: its segment is not made of numbers that grow from 0")
+    known = {role: _text(record.get(getattr(columns, role))) for role in ("text", "speaker", "language")}
+    start, stop, unit = segment
+    name = _text(record.get(columns.id)) or printable(os.path.relpath(path, root.names_from or root.folder))
+    if not _text(record.get(columns.id)) and (start or (stop is not None and unit == "samples")):
+        name += f"-{start:.15g}" + ("" if stop is None else f"-{stop:.15g}")
+    return row_of_file(path, root.folder, utterance_id=name, start=start, stop=stop, unit=unit, where=where, **known)
+
+
+def _segment_of(record: dict[str, Any]) -> tuple[float, float | None, str] | None:
+    """(start, stop, unit), None where they make no sense. `start` and `stop` count samples (SpeechBrain), all else seconds."""
+    if record.get("stop") or ("wav" in record and record.get("start")):
+        first, last, unit = record.get("start") or 0, record.get("stop") or None, "samples"
+    elif record.get("end"):
+        first, last, unit = record.get("start") or 0, record["end"], "seconds"
+    elif record.get("offset") or ("audio_filepath" in record and record.get("duration")):
+        first, length, unit = record.get("offset") or 0, record.get("duration") or None, "seconds"
+        last = None if length is None else _number(first) + _number(length)
+    else:
+        return 0.0, None, "seconds"
+    start, stop = _number(first), None if last is None else _number(last)
+    sensible = 0 <= start < float("inf") and (stop is None or start < stop < float("inf"))
+    return (start, stop, unit) if sensible else None
+
+
+def _text(value: Any) -> str | None:
+    """A value as it stands in the table; JSON's true is the word, its null and its lists are no text."""
+    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")

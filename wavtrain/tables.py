@@ -6,6 +6,8 @@ A fault that makes the rest doubtful (encoding, an unclosed quote, a last line c
 
 import csv
 import json
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,18 @@ from typing import Any
 from wavtrain import InputError
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json")
-_VERBATIM = {"parse_int": str, "parse_float": str, "parse_constant": str}  # 007 and 1.0 stay what they are
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
+
+
+# 007 and 1.0 stay what they are; of two equal keys none is dropped
+_VERBATIM = {"parse_int": str, "parse_float": str, "parse_constant": str, "object_pairs_hook": _object}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,8 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """Numbered lines of a UTF-8 file, with their line ends; only a line feed ends one."""
     number = 0
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise InputError(f"{path}: not a regular file")
         with open(path, "rb") as file:
             for number, raw in enumerate(file, start=1):
                 if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -64,7 +79,9 @@ def read_delimited(path: str) -> Iterator[Record]:
                 yield Record(line, {}, f"has {len(fields)} fields where the header has {len(header)}")
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path} line {line}: {error}: is a quote in this row not closed, or not doubled?") from error
+        advice = ("a carriage return inside the line: are its line ends those of old Macs?" if "new-line" in str(error)
+                  else f"{error}: is a quote in this row not closed, or not doubled?")
+        raise InputError(f"{path} line {line}: {advice}") from error
 
 
 def _check_header(path: str, header: list[str]) -> None:
@@ -84,7 +101,7 @@ def read_jsonl(path: str) -> Iterator[Record]:
             values = json.loads(line, **_VERBATIM)
             fault = None if isinstance(values, dict) else "is not a JSON object"
         except (ValueError, RecursionError) as error:
-            if not line.endswith("\n"):
+            if not line.endswith("\n") and isinstance(error, json.JSONDecodeError):
                 raise InputError(f"{path} line {number}: the last line is cut off: is the file complete?") from error
             values, fault = {}, f"is not JSON ({error})"
         yield _record(number, values if fault is None else {}, fault)
@@ -124,7 +141,7 @@ def _first_line_is_an_object(path: str) -> bool:
 def _record(number: int, values: dict[str, Any], fault: str | None) -> Record:
     """A record of JSON; \\ud800 alone is JSON, but no text that could be stored."""
     try:
-        str(values).encode("utf-8")
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return Record(number, {}, "holds half of a surrogate pair, which is no character")
     return Record(number, values, fault)
