@@ -12,6 +12,7 @@ import soxr
 from conftest import ROOT, sound
 
 from wavtrain import waveforms
+from wavtrain.clips import blocks_of
 from wavtrain.waveforms import Refusal, open_speech
 
 
@@ -23,7 +24,7 @@ def encoded(samples, rate=16_000, kind="WAV", subtype=None):
 
 def decoded(audio, *segment):
     with open_speech(audio, *segment) as speech:
-        return np.concatenate(list(speech.blocks()))
+        return np.concatenate(list(blocks_of(speech)))
 
 
 def refusal(audio, *segment):
@@ -115,7 +116,7 @@ def test_flac_of_unknown_length_is_read_to_its_end():
     flac[22:26] = bytes(4)
     with open_speech(bytes(flac)) as speech:
         assert speech.seconds is None
-        assert np.array_equal(np.concatenate(list(speech.blocks())), samples)
+        assert np.array_equal(np.concatenate(list(blocks_of(speech))), samples)
 
 
 @pytest.mark.parametrize(("make", "reason"), [
@@ -154,8 +155,8 @@ def test_memory_is_bounded_for_an_hour_of_stereo(tmp_path):
         for _ in range(60):
             file.write(minute)
     program = (
-        "import re, sys\nfrom wavtrain.waveforms import open_speech\n"
-        "with open_speech(sys.argv[1]) as speech: print(sum(len(block) for block in speech.blocks()))\n"
+        "import re, sys\nfrom wavtrain.clips import blocks_of\nfrom wavtrain.waveforms import open_speech\n"
+        "with open_speech(sys.argv[1]) as speech: print(sum(len(block) for block in blocks_of(speech)))\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )
     output = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True, cwd=ROOT).stdout

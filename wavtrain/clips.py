@@ -10,8 +10,9 @@ import soundfile
 import xxhash
 
 from wavtrain import InputError
+from wavtrain.resampling import mixed_down, resampled
 from wavtrain.rows import Rejection, Row
-from wavtrain.waveforms import SAMPLING_RATE, Refusal, Speech, open_speech
+from wavtrain.waveforms import INT16_SUBTYPES, SAMPLING_RATE, Refusal, Speech, open_speech
 
 RECEPTIVE_FIELD = 400  # samples; the models make no frame of less
 
@@ -47,13 +48,13 @@ def clips_of(row: Row, audio: str | bytes, limits: ClipLimits) -> Iterator[Clip 
     """The clips of a row; from the place on where it cannot be used, a rejection."""
     try:
         with open_speech(audio, row.start, row.stop, row.unit) as speech:
-            yield from _cut(speech, row, audio, limits)
+            yield from _cut(speech, row, limits)
     except Refusal as refusal:
         detail = f"{row.where}: {refusal.detail}" if row.where else refusal.detail
         yield Rejection(row.source, refusal.reason, detail, refusal.seconds)
 
 
-def _cut(speech: Speech, row: Row, audio: str | bytes, limits: ClipLimits) -> Iterator[Clip | Rejection]:
+def _cut(speech: Speech, row: Row, limits: ClipLimits) -> Iterator[Clip | Rejection]:
     shortest = max(limits.min_duration_in_seconds, RECEPTIVE_FIELD / SAMPLING_RATE)
     longest = round(limits.max_duration_in_seconds * SAMPLING_RATE)
     seconds = speech.seconds
@@ -71,7 +72,7 @@ def _cut(speech: Speech, row: Row, audio: str | bytes, limits: ClipLimits) -> It
         if not is_whole and limits.long_audio == "drop":
             raise _too_long(len(samples) / SAMPLING_RATE, limits)
         name = row.utterance_id if limits.long_audio != "split" or is_whole else f"{row.utterance_id}-part{number:04d}"
-        yield from _stored(samples, name, row, is_whole, shortest, audio if is_whole and speech.is_storable else None)
+        yield from _stored(samples, name, row, is_whole, shortest, speech if is_whole and _is_stored_as_it_is(speech) else None)
         if limits.long_audio == "crop":
             return
 
@@ -86,11 +87,27 @@ def _too_long(seconds: float, limits: ClipLimits) -> Refusal:
     return Refusal("too_long", f"{seconds:.1f} s; {limit}; --long_audio split keeps it", seconds)
 
 
+def blocks_of(speech: Speech) -> Iterator[np.ndarray]:
+    """Mono blocks at 16 kHz: int16 where nothing had to be changed, otherwise float32."""
+    file = speech.file
+    if file.subtype in INT16_SUBTYPES and file.channels == 1 and file.samplerate == SAMPLING_RATE:
+        return speech.blocks("int16")
+    mono = mixed_down(speech.blocks("float32"))
+    return mono if file.samplerate == SAMPLING_RATE else resampled(mono, file.samplerate, SAMPLING_RATE)
+
+
+def _is_stored_as_it_is(speech: Speech) -> bool:
+    """Whether the whole of a file that is 16 kHz mono FLAC already."""
+    file = speech.file
+    is_whole = speech.start == 0 and speech.stop in (None, file.frames)
+    return is_whole and file.format == "FLAC" and file.samplerate == SAMPLING_RATE and file.channels == 1
+
+
 def _pieces(speech: Speech, length: int | None) -> Iterator[np.ndarray]:
     """Consecutive 16-bit pieces of `length` samples, the last one shorter; everything at once where it is None."""
     waiting: list[np.ndarray] = []
     num_waiting = 0
-    for block in speech.blocks():
+    for block in blocks_of(speech):
         waiting.append(block)
         num_waiting += len(block)
         while length is not None and num_waiting >= length:
@@ -102,7 +119,7 @@ def _pieces(speech: Speech, length: int | None) -> Iterator[np.ndarray]:
 
 
 def _stored(
-    samples: np.ndarray, name: str, row: Row, is_whole: bool, shortest: float, original: str | bytes | None
+    samples: np.ndarray, name: str, row: Row, is_whole: bool, shortest: float, original: Speech | None
 ) -> Iterator[Clip | Rejection]:
     """The clip, or why this piece is not one. `original`: the 16 kHz mono FLAC that it comes from, kept as it is."""
     seconds = len(samples) / SAMPLING_RATE
@@ -115,17 +132,10 @@ def _stored(
         place = ": ".join(part for part in (row.where, "" if is_whole else name) if part)
         yield Rejection(row.source, reason, f"{place}: {detail}" if place else detail, seconds)
         return
-    encoded = _content(original) if original is not None else None
+    encoded = original.content if original is not None else None
     if encoded is None or len(encoded) > 2 * len(samples) + 65536:  # a FLAC with a picture in it, say
         encoded = encode(samples)
     yield Clip(name, encoded, len(samples), xxhash.xxh3_64_intdigest(samples), is_whole)
-
-
-def _content(original: str | bytes) -> bytes:
-    if isinstance(original, bytes):
-        return original
-    with open(original, "rb") as file:
-        return file.read()
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

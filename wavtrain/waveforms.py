@@ -1,4 +1,4 @@
-"""Bytes or a path -> checked mono speech at 16 kHz, block by block in bounded memory. The only module that decodes.
+"""Bytes or a path -> checked samples, block by block in bounded memory. The only module that decodes.
 
 What is refused and what is mended is decided here, once: docs/data.md lists it for users.
 """
@@ -10,18 +10,23 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
+
+try:
+    import miniaudio  # decodes FLAC 1.4 times as fast as libsndfile, to the same samples
+except ImportError:  # no wheel for this machine
+    miniaudio = None
 
 SAMPLING_RATE = 16_000
 LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000
 BLOCK_VALUES = 1 << 21  # decoded at once, all channels together: 8 MB of float32
 LOUDEST = 2.0**31  # floats that hold 32-bit integers reach this; nothing that is audio goes beyond
 SIZE_UNKNOWN = 0x7FFFF000  # what programs that write WAV into a pipe put where the size belongs
-EXACT_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}  # int16 holds every value of these
+INT16_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}  # int16 holds every value of these
 TOLERATED_SECONDS = 0.1  # MP3 headers and rounded manifests miss the true length by less than this
 
 
@@ -48,6 +53,7 @@ class _File(soundfile.SoundFile):
 class Speech:
     """One open recording, or the segment of it between two frames."""
 
+    audio: str | bytes
     file: _File
     start: int
     stop: int | None  # None: as far as it goes, the header does not say
@@ -57,26 +63,38 @@ class Speech:
         """Duration by the header and the segment; None where the header does not know."""
         return None if self.stop is None else (self.stop - self.start) / self.file.samplerate
 
-    @property
-    def is_storable(self) -> bool:
-        """Whether the whole file is 16 kHz mono FLAC already."""
-        file = self.file
-        is_whole = self.start == 0 and self.stop in (None, file.frames)
-        return is_whole and file.format == "FLAC" and file.samplerate == SAMPLING_RATE and file.channels == 1
+    def blocks(self, dtype: str) -> Iterator[np.ndarray]:
+        """Checked blocks, (frames,) or (frames, channels): "int16" for files that hold no more, "float32" for any."""
+        content = self._whole_flac()
+        if content is not None:
+            yield content if dtype == "int16" else content.astype(np.float32) / 32768
+            return
+        for block in self._decoded(dtype):
+            if dtype == "float32":
+                _check_values(block)
+            yield block
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Mono blocks at 16 kHz: int16 where nothing had to be changed, otherwise float32."""
+    @cached_property
+    def content(self) -> bytes:
+        """The encoded file."""
+        if isinstance(self.audio, bytes):
+            return self.audio
+        with open(self.audio, "rb") as file:
+            return file.read()
+
+    def _whole_flac(self) -> np.ndarray | None:
+        """A plain FLAC decoded by the faster decoder, None where there is none, or anything odd that the other must name."""
         file = self.file
-        untouched = file.subtype in EXACT_SUBTYPES and file.channels == 1 and file.samplerate == SAMPLING_RATE
-        if untouched:
-            yield from self._decoded("int16")
-        elif file.samplerate == SAMPLING_RATE:
-            yield from self._mono()
-        else:
-            yield from _resampled(self._mono(), file.samplerate)
+        is_plain = file.format == "FLAC" and file.subtype == "PCM_16" and file.channels == 1 and file.frames <= BLOCK_VALUES
+        if miniaudio is None or not is_plain or (self.start, self.stop) != (0, file.frames):
+            return None
+        try:
+            samples = np.frombuffer(miniaudio.flac_read_s16(self.content).samples, np.int16)
+        except miniaudio.MiniaudioError:
+            return None
+        return samples if len(samples) == file.frames else None  # frames whose checksum is wrong are missing
 
     def _decoded(self, dtype: str) -> Iterator[np.ndarray]:
-        """Blocks as they come from the file, (frames,) or (frames, channels)."""
         wanted = self.stop - self.start if self.stop is not None else np.inf
         block_frames = BLOCK_VALUES // self.file.channels
         done = 0
@@ -100,49 +118,13 @@ class Speech:
     def _at(self, done: int) -> str:
         return f"after {(self.start + done) / self.file.samplerate:.2f} s"
 
-    def _mono(self) -> Iterator[np.ndarray]:
-        """Finite float32 blocks, channels averaged; where they cancel each other, the loudest one alone."""
-        chosen = None  # the first block with sound in it decides for the whole recording
-        for block in self._decoded("float32"):
-            loudest = max(float(block.max()), -float(block.min()))
-            if not np.isfinite(loudest):
-                raise Refusal("non_finite", "holds NaN or infinite samples")
-            if loudest > LOUDEST:
-                raise Refusal("out_of_range", f"holds samples as large as {loudest:.1e}")
-            if block.ndim == 2:
-                if chosen is None and loudest > 0:
-                    chosen = _choice_of_channel(block)
-                block = _mean_of_channels(block) if chosen in (None, "mean") else np.ascontiguousarray(block[:, chosen])
-            yield block
 
-
-def _mean_of_channels(block: np.ndarray) -> np.ndarray:
-    total = block[:, 0].copy()
-    for channel in range(1, block.shape[1]):  # columns one by one: numpy's mean over a short last axis is slow
-        total += block[:, channel]
-    return total / block.shape[1]
-
-
-def _choice_of_channel(block: np.ndarray) -> int | str:
-    """'mean', or the loudest channel where the mean has lost more than 20 dB against it (antiphase, empty channels)."""
-    powers = [float(np.dot(block[:, channel], block[:, channel])) for channel in range(block.shape[1])]
-    mean = _mean_of_channels(block)
-    return "mean" if float(np.dot(mean, mean)) >= 0.01 * max(powers) else int(np.argmax(powers))
-
-
-def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Block by block; a recording of a single block goes through in one call, which gives the same numbers faster."""
-    first = next(blocks)
-    second = next(blocks, None)
-    if second is None:
-        yield soxr.resample(first, rate, SAMPLING_RATE, quality="HQ")
-        return
-    stream = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
-    yield stream.resample_chunk(first)
-    while second is not None:
-        yield stream.resample_chunk(second)
-        second = next(blocks, None)
-    yield stream.resample_chunk(first[:0], last=True)
+def _check_values(block: np.ndarray) -> None:
+    loudest = max(float(block.max()), -float(block.min()))
+    if not np.isfinite(loudest):
+        raise Refusal("non_finite", "holds NaN or infinite samples")
+    if loudest > LOUDEST:
+        raise Refusal("out_of_range", f"holds samples as large as {loudest:.1e}")
 
 
 @contextmanager
@@ -155,7 +137,7 @@ def open_speech(audio: str | bytes, start: float = 0, stop: float | None = None,
             message = str(error).split(": ", 1)[-1]
             raise Refusal("unreadable", f"not audio that libsndfile reads ({message})") from error
         with file:
-            yield _segment(file, start, stop, file.samplerate if unit == "seconds" else 1)
+            yield _segment(audio, file, start, stop, file.samplerate if unit == "seconds" else 1)
 
 
 @contextmanager
@@ -178,7 +160,7 @@ def _opened(audio: str | bytes) -> Iterator[int | BinaryIO]:
         os.close(descriptor)
 
 
-def _segment(file: _File, start: float, stop: float | None, frames_per_unit: int) -> Speech:
+def _segment(audio: str | bytes, file: _File, start: float, stop: float | None, frames_per_unit: int) -> Speech:
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         raise Refusal("sampling_rate", f"{file.samplerate} Hz; speech has {LOWEST_RATE} to {HIGHEST_RATE} Hz")
     promised = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
@@ -195,4 +177,4 @@ def _segment(file: _File, start: float, stop: float | None, frames_per_unit: int
         raise Refusal("outside_audio", f"the segment from {asked} is not inside the {end / file.samplerate:.2f} s of audio")
     if first == 0 and last is not None and end is not None and last > end - slack:
         last = end  # a manifest that gives the rounded length of the whole file
-    return Speech(file, first, last if end is None or last is None else min(last, end))
+    return Speech(audio, file, first, last if end is None or last is None else min(last, end))
