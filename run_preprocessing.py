@@ -34,6 +34,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise InputError("--num_shards and --shard_index go together")
     if args.shard_index is not None and args.shard_index >= args.num_shards:
         raise InputError(f"--shard_index {args.shard_index}: counts from 0 and must be below --num_shards {args.num_shards}")
+    if args.overwrite_cache and args.num_shards:
+        raise InputError("--overwrite_cache has no place in a job array, whose jobs would drop each other's work: remove "
+                         f"{args.output_dir} first")
     return args
 
 

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from wavtrain import InputError, arguments
@@ -36,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet; return what preparation.json says."""
     args = parse_arguments(argv)
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     corpus, limits = arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args)
     prepared = already_prepared(corpus, limits, args.validation_split_percentage) or prepared_speech(
         corpus,

@@ -39,6 +39,8 @@ def test_a_config_gives_defaults_and_flags_override_it(tmp_path):
     ("min_duration: 1", "no flag is called 'min_duration'; is 'min_duration_in_seconds' meant?"),
     ("streaming: 1", "streaming is 1; it takes true or false"),
     ("long_audio: yes", "long_audio is True; it takes one value"),
+    ("dataset_config_names: [no, en]", "it takes a list or one value; words like no and null in quotes"),
+    ("dataset_config_names: [null]", "it takes a list or one value"),
     ("long_audio: chop", "argument --long_audio: invalid choice: 'chop'"),
     ("min_duration_in_seconds: fast", "argument --min_duration_in_seconds: 'fast' is not a number of seconds"),
     ("min_duration_in_seconds: [1, 2]", "it takes one value"),
@@ -63,6 +65,7 @@ def test_faults_of_a_config_name_the_file_and_the_key(tmp_path, yaml, message):
     ([*NEEDED, "--max_duration_in_seconds", "nan"], "'nan' is not a number of seconds"),
     ([*NEEDED, "--shard_index", "0"], "--num_shards and --shard_index go together"),
     ([*NEEDED, "--num_shards", "2", "--shard_index", "2"], "must be below --num_shards 2"),
+    ([*NEEDED, "--num_shards", "2", "--shard_index", "1", "--overwrite_cache"], "has no place in a job array"),
     ([*NEEDED, "--config", "absent.yaml"], "--config absent.yaml"),
 ])
 def test_faults_of_the_command_line(argv, message):
@@ -87,3 +90,11 @@ def test_help_of_every_script_ends_well():
         result = subprocess.run([sys.executable, script.name, "--help"], capture_output=True, text=True, cwd=ROOT)
         assert result.returncode == 0
         assert "--dataset_name" in result.stdout
+
+
+def test_a_machine_that_does_not_tell_its_cores_apart():
+    """macOS has no os.sched_getaffinity."""
+    program = ("import os\nif hasattr(os, 'sched_getaffinity'): del os.sched_getaffinity\n"
+               "from wavtrain.arguments import NUM_CORES\nprint(NUM_CORES)")
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(result.stdout) >= 1

@@ -127,3 +127,11 @@ def test_impossible_limits():
         ClipLimits(5.0, 2.0)
     with pytest.raises(InputError, match=r"--max_duration_in_seconds 0\.01"):
         ClipLimits(0.0, 0.01)
+
+
+def test_flac_of_unknown_length_is_stored_with_its_length():
+    flac = bytearray(encoded(sound(2.0), kind="FLAC"))
+    flac[21] &= 0xF0
+    flac[22:26] = bytes(4)
+    (clip,) = clips(bytes(flac))
+    assert np.array_equal(samples_of(clip), sound(2.0))

@@ -114,10 +114,16 @@ def test_two_processes_one_prepares_and_the_other_waits(corpus, tmp_path):
     assert seen == [report]
 
 
-def test_accelerate_with_two_processes(corpus, tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu",
-               "run_wav2vec2_pretraining_no_trainer.py", "--dataset_name", str(corpus), "--cache_dir", str(tmp_path / "own"),
-               "--preprocessing_only"]
+LAUNCHERS = {  # the first is what accelerate starts for several processes; with --cpu it starts one, whatever their number
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_of_one_launch(launcher, corpus, tmp_path):
+    command = [sys.executable, *LAUNCHERS[launcher], "run_wav2vec2_pretraining_no_trainer.py", "--dataset_name", str(corpus),
+               "--cache_dir", str(tmp_path / "own"), "--preprocessing_only"]
     for _ in range(2):
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert result.returncode == 0, result.stderr
@@ -159,6 +165,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     assert "Traceback" not in (tmp_path / "first").read_text()
     splits = json.loads((tmp_path / "p" / "preparation.json").read_text())["splits"]
     assert sum(split["clips"] for split in splits.values()) == 130
+
+
+def test_a_cache_that_cannot_be_written_serves(corpus, tmp_path):
+    argv = ["--dataset_name", str(corpus), "--cache_dir", str(tmp_path / "own"), "--preprocessing_only"]
+    report = pretraining.main(argv)
+    command = f"{sys.executable} run_wav2vec2_pretraining_no_trainer.py {' '.join(argv)}"
+    program = f"mount --bind {tmp_path}/own {tmp_path}/own && mount -o remount,ro,bind {tmp_path}/own || exit 77\n{command}"
+    result = subprocess.run(["unshare", "-m", "sh", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    if result.returncode == 77 or "unshare" in result.stderr:
+        pytest.skip("mounting is not allowed here")
+    assert result.returncode == 0, result.stderr
+    assert f"{report['splits']['train']['clips']} clips" in result.stdout
 
 
 def cases(kind):

@@ -218,3 +218,19 @@ def test_interrupts_end_cleanly_and_leave_no_worker(corpus, tmp_path):
             time.sleep(0.01)
         assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
         prepare(corpus, output)
+
+
+def test_unfinished_work_is_dropped_whole_or_not_at_all(corpus, tmp_path):
+    """A kill between the removal of the plan and that of the records would make them pass for those of the next plan."""
+    program = ("import os, shutil, signal, sys\nfrom wavtrain import prepared_directory\n"
+               "def die(name, *_, **__):\n    os.remove(os.path.join(name, 'plan.json'))\n"
+               "    os.kill(os.getpid(), signal.SIGKILL)\n"
+               "shutil.rmtree = lambda name, *_, **__: die(name) if os.path.isdir(name) else None\n"
+               "prepared_directory.drop_unfinished(sys.argv[1])")
+    prepare(corpus, tmp_path / "p", "--num_shards", 1, "--shard_index", 0)
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "p")], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    report = prepare(corpus, tmp_path / "p", "--max_duration_in_seconds", 2, "--validation_split_percentage", 0)
+    assert report["splits"]["train"]["clips"] > 3 * 300 - 1
+    assert max(open_prepared(str(tmp_path / "p")).load("train")["num_samples"]) < 2.1 * 16_000
+    assert not (tmp_path / "p" / "unfinished.dropped").exists()

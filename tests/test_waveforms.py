@@ -70,9 +70,9 @@ def test_channels_are_averaged_and_the_loudest_taken_where_they_cancel():
     assert np.allclose(mixed * 32768, (left.astype(float) + right) / 2, atol=1e-2)
     antiphase = decoded(encoded(np.stack([left, -left], axis=1)))
     assert np.allclose(antiphase * 32768, left)
-    one_of_sixteen = np.zeros((16_000, 16), np.int16)
-    one_of_sixteen[:, 5] = left
-    assert np.allclose(decoded(encoded(one_of_sixteen)) * 32768, left)
+    in_turn = np.zeros((32_000, 16), np.int16)
+    in_turn[:16_000, 5], in_turn[16_000:, 9] = left, right
+    assert np.allclose(decoded(encoded(in_turn)) * 32768, np.concatenate([left, right]) / 16, atol=1e-2)
 
 
 def test_the_channel_is_chosen_once_for_a_recording(monkeypatch):
@@ -163,3 +163,46 @@ def test_memory_is_bounded_for_an_hour_of_stereo(tmp_path):
     samples, kilobytes = map(int, output.split())
     assert abs(samples - 3_600 * 16_000) < 10
     assert kilobytes < 200_000
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("AIFF", "PCM_16"), ("AIFF", "FLOAT"), ("RF64", "PCM_16"), ("W64", "PCM_16"),
+                                               ("AU", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+@pytest.mark.parametrize("part", [0.6, 0.999])
+def test_files_that_were_cut_off_are_named(kind, subtype, part):
+    whole = encoded(sound(6.0), kind=kind, subtype=subtype)
+    assert len(decoded(whole)) == 96_000
+    assert refusal(whole[: int(len(whole) * part)]).reason == "truncated"
+
+
+def test_a_wav_that_was_cut_off_is_named_behind_comments_of_any_length():
+    samples, comment = sound(3.0).tobytes(), b"ICMT" + (2_000).to_bytes(4, "little") + b"y" * 2_000
+    comments = b"INFO" + comment * 40
+    body = encoded(sound(3.0))[8:36] + b"LIST" + len(comments).to_bytes(4, "little") + comments
+    body += b"data" + len(samples).to_bytes(4, "little") + samples
+    wav = b"RIFF" + len(body).to_bytes(4, "little") + body
+    assert np.array_equal(decoded(wav), sound(3.0))
+    assert refusal(wav[:-40_000]).reason == "truncated"
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_damaged_page_is_named_and_nothing_is_heard_twice(subtype):
+    ogg = bytearray(encoded(sound(6.0), kind="OGG", subtype=subtype))
+    ogg[len(ogg) // 2] ^= 0x10
+    assert refusal(bytes(ogg)).reason == "corrupt"
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_mp3_whose_header_says_less_than_is_there(in_a_file, tmp_path):
+    mp3 = encoded(sound(6.0), kind="MP3")
+    second_frame = mp3.index(mp3[:2], 100)
+    for audio in (mp3[second_frame:], mp3 + mp3):  # without the frame that knows the length; two in one
+        (tmp_path / "x.mp3").write_bytes(audio)
+        found = refusal(str(tmp_path / "x.mp3") if in_a_file else audio)
+        assert found.reason == "corrupt"
+        assert "goes on after" in found.detail
+    assert len(decoded(mp3 + b"TAG" + bytes(125))) == 96_000
+
+
+def test_ogg_of_several_streams_is_named():
+    ogg = encoded(sound(6.0), kind="OGG", subtype="VORBIS")
+    assert "several streams" in refusal(ogg + encoded(sound(3.0, 1), kind="OGG", subtype="VORBIS")).detail

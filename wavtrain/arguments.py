@@ -16,6 +16,7 @@ import yaml
 from wavtrain import InputError
 
 Options = TypeVar("Options")
+NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has it not
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOTDIR)
 
 
@@ -70,7 +71,7 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--validation_split_percentage", type=_percentage, metavar="P",
                        help="share of the training clips held out for validation, by a hash of their ids "
                        "(1, or 0 with --validation_split_names)")
-    group.add_argument("--preprocessing_num_workers", type=positive, default=len(os.sched_getaffinity(0)), metavar="N",
+    group.add_argument("--preprocessing_num_workers", type=positive, default=NUM_CORES, metavar="N",
                        help="processes that prepare; any number gives the same result (%(default)s, the cores here)")
     group.add_argument("--overwrite_cache", action="store_true", help="prepare again what is prepared already")
     group.add_argument("--cache_dir", metavar="DIR", help="folder for downloads and for what a training script prepares "
@@ -130,8 +131,11 @@ def _tokens_of_value(action: argparse.Action, value: Any, path: str) -> list[str
     is_switch = action.nargs == 0
     if value is None or (is_switch and value is False):
         return []
-    if is_switch != isinstance(value, bool) or isinstance(value, dict) or (isinstance(value, list) and action.nargs != "+"):
-        wanted = "true or false" if is_switch else "a list or one value" if action.nargs == "+" else "one value"
+    values = value if isinstance(value, list) and action.nargs == "+" else [value]
+    if is_switch != isinstance(value, bool) or any(is_switch != isinstance(each, bool) or isinstance(each, (dict, list))
+                                                   or each is None for each in values):  # no and null are no words in YAML
+        many = "a list or one value" if action.nargs == "+" else "one value"
+        wanted = "true or false" if is_switch else f"{many}; words like no and null in quotes"
         raise InputError(f"--config {path}: {action.dest} is {value!r}; it takes {wanted}")
     if is_switch:
         return [flag]

@@ -99,7 +99,7 @@ def blocks_of(speech: Speech) -> Iterator[np.ndarray]:
 def _is_stored_as_it_is(speech: Speech) -> bool:
     """Whether the whole of a file that is 16 kHz mono FLAC already."""
     file = speech.file
-    is_whole = speech.start == 0 and speech.stop in (None, file.frames)
+    is_whole = speech.start == 0 and speech.stop == file.frames  # one that does not know its length is hard to read again
     return is_whole and file.format == "FLAC" and file.samplerate == SAMPLING_RATE and file.channels == 1
 
 

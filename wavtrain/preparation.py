@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import time
 from dataclasses import fields
 from typing import Any
@@ -15,7 +14,7 @@ from wavtrain.clips import ClipLimits
 from wavtrain.durable_files import lock
 from wavtrain.manifests import CorpusOptions, open_corpora
 from wavtrain.preparation_plan import Plan, changes, plan_preparation
-from wavtrain.prepared_directory import PreparedSpeech, open_prepared, unfinished_path
+from wavtrain.prepared_directory import PreparedSpeech, drop_unfinished, open_prepared, unfinished_path
 from wavtrain.speech_cache import prepare
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -78,6 +77,9 @@ def prepared_speech(
     plan = plan_preparation(open_corpora(corpus, cache_dir), limits, percentage, _given(corpus))
     if not may_prepare:
         return _wait_for_others(plan, folder, _launched_at() if overwrite else 0.0)
+    done = _complete(folder) if os.path.isdir(folder) and not overwrite else None
+    if done and done.report["fingerprint"] == plan.fingerprint and not os.path.isdir(unfinished_path(folder)):
+        return _nothing_to_do(done)  # without a lock: a cache that others share may be read-only
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -118,23 +120,31 @@ def _refuse_beside_others(folder: str, share: tuple[int, int] | None) -> None:
 def _prepare_if_needed(
     plan: Plan, folder: str, num_workers: int, overwrite: bool, share: tuple[int, int] | None
 ) -> PreparedSpeech | None:
-    try:
-        done = open_prepared(folder)
-    except InputError:  # unfinished or damaged: that is what this call is for
-        done = None
+    done = _complete(folder)  # unfinished or damaged: that is what this call is for
     if done and done.report["fingerprint"] == plan.fingerprint and not overwrite:
-        logger.info("%s: prepared already from the same data with the same arguments; nothing to do", folder)
-        shutil.rmtree(unfinished_path(folder), ignore_errors=True)
-        return done
+        drop_unfinished(folder)
+        return _nothing_to_do(done)
     if done:
         why = changes(done.report, plan.identity) if done.report["fingerprint"] != plan.fingerprint else "--overwrite_cache"
         logger.info("%s: preparing again: %s", folder, why)
     elif _foreign_content(folder):
         raise InputError(f"{folder}: holds {_foreign_content(folder)}, which is no preparation of this program; "
                          "give an empty or a new folder")
-    if overwrite and share is None:
-        shutil.rmtree(unfinished_path(folder), ignore_errors=True)
+    if overwrite:
+        drop_unfinished(folder)
     return prepare(plan, folder, num_workers, share)
+
+
+def _complete(folder: str) -> PreparedSpeech | None:
+    try:
+        return open_prepared(folder)
+    except InputError:
+        return None
+
+
+def _nothing_to_do(done: PreparedSpeech) -> PreparedSpeech:
+    logger.info("%s: prepared already from the same data with the same arguments; nothing to do", done.folder)
+    return done
 
 
 def _foreign_content(folder: str) -> str | None:
@@ -147,10 +157,7 @@ def _foreign_content(folder: str) -> str | None:
 def _wait_for_others(plan: Plan, folder: str, not_before: float) -> PreparedSpeech:
     """Look until the directory is complete. No collective: those time out. A launcher ends this process if the other fails."""
     while True:
-        try:
-            done = open_prepared(folder)
-        except InputError:
-            done = None
+        done = _complete(folder)
         is_new = done and os.path.getmtime(os.path.join(folder, "preparation.json")) >= not_before
         if done and is_new and done.report["fingerprint"] == plan.fingerprint:
             return done

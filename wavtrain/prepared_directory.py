@@ -110,8 +110,17 @@ def _put_in_place(folder: str, report: dict[str, Any]) -> PreparedSpeech:
     flush_folder(folder)
     os.replace(unfinished_path(folder, "preparation.json"), os.path.join(folder, "preparation.json"))
     flush_folder(folder)
-    shutil.rmtree(unfinished_path(folder))
+    drop_unfinished(folder)
     return PreparedSpeech(folder, report)
+
+
+def drop_unfinished(folder: str) -> None:
+    """All of it at once: records that outlive their plan, after a kill in here, would be taken for those of the next."""
+    dropped = os.path.join(folder, "unfinished.dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    if os.path.isdir(unfinished_path(folder)):
+        os.rename(unfinished_path(folder), dropped)
+        shutil.rmtree(dropped, ignore_errors=True)
 
 
 def _read_record(folder: str, shard: str) -> dict[str, Any]:

@@ -25,10 +25,12 @@ def _mean(block: np.ndarray) -> np.ndarray:
 
 
 def _choice(block: np.ndarray) -> int | str:
-    """'mean', or the loudest channel where the mean has lost more than 20 dB against it (antiphase, empty channels)."""
-    powers = [float(np.dot(block[:, channel], block[:, channel])) for channel in range(block.shape[1])]
+    """'mean', or the loudest channel where the mean has lost 10 dB against channels that know nothing of each other."""
+    num_channels = block.shape[1]
+    powers = [float(np.dot(block[:, channel], block[:, channel])) for channel in range(num_channels)]
     mean = _mean(block)
-    return "mean" if float(np.dot(mean, mean)) >= 0.01 * max(powers) else int(np.argmax(powers))
+    cancels = float(np.dot(mean, mean)) * num_channels**2 < 0.1 * sum(powers)
+    return int(np.argmax(powers)) if cancels else "mean"
 
 
 def resampled(blocks: Iterator[np.ndarray], rate: int, target: int) -> Iterator[np.ndarray]:

@@ -6,7 +6,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +16,14 @@ from typing import Any
 from wavtrain import InputError
 from wavtrain.durable_files import read_json, write_json
 from wavtrain.preparation_plan import Plan, changes
-from wavtrain.prepared_directory import PreparedSpeech, finish_interrupted_join, join_shards, record_path, unfinished_path
+from wavtrain.prepared_directory import (
+    PreparedSpeech,
+    drop_unfinished,
+    finish_interrupted_join,
+    join_shards,
+    record_path,
+    unfinished_path,
+)
 from wavtrain.progress import progress_bar
 from wavtrain.rows import Rejection, Row
 from wavtrain.shards import Shard, prepare_shard, start_worker, whereabouts_path
@@ -31,7 +37,7 @@ def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | 
     begun = _read_plan(folder)
     if begun and begun.get("fingerprint") != plan.fingerprint:
         logger.info("%s: the unfinished preparation in it is dropped: %s", folder, changes(begun, plan.identity))
-        shutil.rmtree(unfinished_path(folder))
+        drop_unfinished(folder)
     joined = finish_interrupted_join(folder)
     if joined:
         return joined

@@ -1,7 +1,4 @@
-"""Bytes or a path -> checked samples, block by block in bounded memory. The only module that decodes.
-
-What is refused and what is mended is decided here, once: docs/data.md lists it for users.
-"""
+"""Bytes or a path -> checked samples, block by block in bounded memory. What is refused is decided here (docs/data.md)."""
 
 import io
 import os
@@ -25,8 +22,11 @@ SAMPLING_RATE = 16_000
 LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000
 BLOCK_VALUES = 1 << 21  # decoded at once, all channels together: 8 MB of float32
 LOUDEST = 2.0**31  # floats that hold 32-bit integers reach this; nothing that is audio goes beyond
-SIZE_UNKNOWN = 0x7FFFF000  # what programs that write WAV into a pipe put where the size belongs
+SIZE_UNKNOWN = 0x7F000000  # what programs that write WAV or AIFF into a pipe put where the size belongs, or more
 INT16_SUBTYPES = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}  # int16 holds every value of these
+# libsndfile's log where the file ends early; a log cut short by long comments still has RIFF's own size in its second line
+PROMISED = re.compile(r"^ ?(?:data|SSND|  Data Size  |  Riff size|riff) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+PROMISED_BY_RIFF = re.compile(r"^RIFF : (\d+) \(should be (\d+)\)(?!.*^data : )", re.MULTILINE | re.DOTALL)
 TOLERATED_SECONDS = 0.1  # MP3 headers and rounded manifests miss the true length by less than this
 
 
@@ -54,6 +54,7 @@ class Speech:
     """One open recording, or the segment of it between two frames."""
 
     audio: str | bytes
+    handle: int | BinaryIO
     file: _File
     start: int
     stop: int | None  # None: as far as it goes, the header does not say
@@ -102,18 +103,31 @@ class Speech:
             if self.start:
                 self.file.seek(self.start)
             while done < wanted:
-                block = self.file.read(int(min(block_frames, wanted - done)), dtype=dtype)
-                if not len(block):
-                    break
+                asked = int(min(block_frames, wanted - done))
+                block = self.file.read(asked, dtype=dtype)
                 done += len(block)
-                yield block
+                yield from [block] if len(block) else ()
+                if len(block) < asked:  # not to be asked again: after a damaged page Vorbis would give its last second twice
+                    break
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise Refusal("corrupt", f"decoding failed {self._at(done)}: {error}") from error
         missing = (wanted - done) / self.file.samplerate if self.stop is not None else 0.0
         if done == 0:
             raise Refusal("empty", "holds no samples")
         if missing > (TOLERATED_SECONDS if self.file.format == "MP3" else 0):
-            raise Refusal("truncated", f"ends {self._at(done)}, {missing:.2f} s before its header says")
+            reason = "corrupt" if self.file.format == "OGG" else "truncated"  # Ogg: its last page is there, one on the way not
+            raise Refusal(reason, f"ends {self._at(done)}, {missing:.2f} s before its header says")
+        if self.file.format == "MP3" and self.stop == self.file.frames and self._goes_on():
+            raise Refusal("corrupt", f"goes on {self._at(done)}, where its header says that it ends: several MP3 in one, "
+                          "or a variable bit rate without a Xing header; convert it (ffmpeg -i x.mp3 x.flac)")
+
+    def _goes_on(self) -> bool:
+        """Whether MP3 frames follow what was decoded, and more of them than an encoder adds at the end."""
+        with open(os.dup(self.handle), "rb") if isinstance(self.handle, int) else io.BytesIO(self.audio) as file:
+            place = file.tell() if isinstance(self.handle, int) else file.seek(self.handle.tell())
+            is_frame = (file.read(2) or b"\0") >= b"\xff\xe0"
+            rest = (file.seek(0, os.SEEK_END) - place) / max(place, 1)
+        return is_frame and rest * self.file.frames / self.file.samplerate > 3 * TOLERATED_SECONDS
 
     def _at(self, done: int) -> str:
         return f"after {(self.start + done) / self.file.samplerate:.2f} s"
@@ -137,7 +151,8 @@ def open_speech(audio: str | bytes, start: float = 0, stop: float | None = None,
             message = str(error).split(": ", 1)[-1]
             raise Refusal("unreadable", f"not audio that libsndfile reads ({message})") from error
         with file:
-            yield _segment(audio, file, start, stop, file.samplerate if unit == "seconds" else 1)
+            _check_header(file)
+            yield Speech(audio, handle, file, *_segment(file, start, stop, file.samplerate if unit == "seconds" else 1))
 
 
 @contextmanager
@@ -160,14 +175,19 @@ def _opened(audio: str | bytes) -> Iterator[int | BinaryIO]:
         os.close(descriptor)
 
 
-def _segment(audio: str | bytes, file: _File, start: float, stop: float | None, frames_per_unit: int) -> Speech:
+def _check_header(file: _File) -> None:
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         raise Refusal("sampling_rate", f"{file.samplerate} Hz; speech has {LOWEST_RATE} to {HIGHEST_RATE} Hz")
-    promised = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    promised = PROMISED.search(file.extra_info) or PROMISED_BY_RIFF.search(file.extra_info)
     if promised and int(promised[2]) < int(promised[1]) < SIZE_UNKNOWN:
-        raise Refusal("truncated", f"its header promises {promised[1]} bytes of samples and {promised[2]} are there")
+        raise Refusal("truncated", f"its header promises {promised[1]} bytes and {promised[2]} are there")
+    if re.search(r"^Ogg ?: Junk after the last page", file.extra_info, re.MULTILINE):
+        raise Refusal("truncated", "what follows its last whole page is not read: it was cut off, or holds several streams")
     if file.frames == 0:
         raise Refusal("empty", "holds no samples")
+
+
+def _segment(file: _File, start: float, stop: float | None, frames_per_unit: int) -> tuple[int, int | None]:
     end = file.frames if file.knows_its_length else None
     first = round(start * frames_per_unit)
     last = end if stop is None else round(stop * frames_per_unit)
@@ -177,4 +197,4 @@ def _segment(audio: str | bytes, file: _File, start: float, stop: float | None, 
         raise Refusal("outside_audio", f"the segment from {asked} is not inside the {end / file.samplerate:.2f} s of audio")
     if first == 0 and last is not None and end is not None and last > end - slack:
         last = end  # a manifest that gives the rounded length of the whole file
-    return Speech(audio, file, first, last if end is None or last is None else min(last, end))
+    return first, last if end is None or last is None else min(last, end)
