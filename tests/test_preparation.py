@@ -143,6 +143,9 @@ def test_a_second_run_in_the_same_directory_is_refused(corpus, tmp_path):
     of_a_job = lock(str(tmp_path / "p" / ".lock-1-of-2"))
     with pytest.raises(InputError, match="job 1 of 2 is still at work"):
         prepare(corpus, tmp_path / "p")
+    prepare(corpus, tmp_path / "p", "--num_shards", 2, "--shard_index", 0)
+    with pytest.raises(InputError, match=r"job 1 of 2 is still at work in it on other .*--max_duration_in_seconds was 40"):
+        prepare(corpus, tmp_path / "p", "--num_shards", 2, "--shard_index", 0, "--max_duration_in_seconds", 2)
     of_a_job.release()
     assert prepare(corpus, tmp_path / "p")["splits"]["train"]["clips"] == 3
 

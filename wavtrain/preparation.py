@@ -15,7 +15,7 @@ from wavtrain.durable_files import lock
 from wavtrain.manifests import CorpusOptions, open_corpora
 from wavtrain.preparation_plan import Plan, changes, plan_preparation
 from wavtrain.prepared_directory import PreparedSpeech, drop_unfinished, open_prepared, unfinished_path
-from wavtrain.speech_cache import prepare
+from wavtrain.speech_cache import begun_plan, prepare
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SAYS_WHAT_IS_SO = {"dataset_config_names": ("default",), "dataset_split_names": ("train",)}
@@ -89,7 +89,7 @@ def prepared_speech(
         held = lock(os.path.join(folder, ".lock" if share is None else f".lock-{share[0]}-of-{share[1]}"))
         if held:
             try:
-                _refuse_beside_others(folder, share)
+                _refuse_beside_others(plan, folder, share)
                 return _prepare_if_needed(plan, folder, num_workers, overwrite, share)
             finally:
                 held.release()
@@ -106,15 +106,21 @@ def _given(options: CorpusOptions) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
-def _refuse_beside_others(folder: str, share: tuple[int, int] | None) -> None:
-    """The jobs of an array may run beside each other, but not beside the call that joins their work."""
-    others = [".lock"] if share else sorted(name for name in os.listdir(folder) if name.startswith(".lock-"))
-    for name in others:
-        held = lock(os.path.join(folder, name))
-        if held is None:
-            whose = "a call without --shard_index" if share else f"job {name.removeprefix('.lock-').replace('-', ' ')}"
-            raise InputError(f"{folder}: {whose} is still at work in it; run this again when that has ended")
-        held.release()
+def _refuse_beside_others(plan: Plan, folder: str, share: tuple[int, int] | None) -> None:
+    """Jobs of an array may run beside each other on the same data, but not beside the call that joins their work."""
+    begun = begun_plan(folder) or {}
+    is_same_work = begun.get("fingerprint", plan.fingerprint) == plan.fingerprint
+    of_jobs = sorted(name for name in os.listdir(folder) if name.startswith(".lock-"))
+    mine = f".lock-{share[0]}-of-{share[1]}" if share else ".lock"
+    for name in [".lock"] if share and is_same_work else [".lock", *of_jobs]:
+        held = lock(os.path.join(folder, name)) if name != mine else None
+        if held is None and name != mine:
+            job = name.removeprefix(".lock-").replace("-", " ")
+            whose = "a call without --shard_index" if name == ".lock" else f"job {job}"
+            why = "" if is_same_work else f" on other data or arguments ({changes(begun, plan.identity)})"
+            raise InputError(f"{folder}: {whose} is still at work in it{why}; run this again when that has ended")
+        if held:
+            held.release()
 
 
 def _prepare_if_needed(

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | None = None) -> PreparedSpeech | None:
     """Do what is not done yet. Of a job array only this job's share (index, number of jobs): None; the rest join it."""
-    begun = _read_plan(folder)
+    begun = begun_plan(folder)
     if begun and begun.get("fingerprint") != plan.fingerprint:
         logger.info("%s: the unfinished preparation in it is dropped: %s", folder, changes(begun, plan.identity))
         drop_unfinished(folder)
@@ -65,7 +65,8 @@ def _prepare_all(plan: Plan, folder: str, num_workers: int, share: tuple[int, in
     return names
 
 
-def _read_plan(folder: str) -> dict[str, Any] | None:
+def begun_plan(folder: str) -> dict[str, Any] | None:
+    """What an unfinished preparation in the folder set out to do."""
     try:
         return read_json(unfinished_path(folder, "plan.json"))
     except ValueError:
