@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 FLOORS = {
-    0: "arguments audio_paths durable_files progress reports resampling rows tables waveforms",
+    0: "arguments audio_paths durable_files mp3_length progress reports resampling rows tables waveforms",
     1: "clips dataset_corpora prepared_directory table_corpora",
     2: "folder_corpora preparation_plan shards",
     3: "manifests speech_cache",

@@ -129,6 +129,18 @@ def test_impossible_limits():
         ClipLimits(0.0, 0.01)
 
 
+def test_mp3_that_does_not_say_how_long_it_is():
+    samples = sound(6.0)
+    mp3 = encoded(samples, kind="MP3")  # variable bit rate
+    untagged = mp3[mp3.index(mp3[:2], 100) :]
+    for audio in (untagged, b"ID3\x04\0\0\0\0\x02\0" + bytes(256) + untagged):
+        (clip,) = clips(audio)
+        assert abs(clip.num_samples - len(samples)) < 3_000
+        heard = samples_of(clip).astype(np.float64)
+        best = max(np.corrcoef(heard[shift : shift + 90_000], samples[:90_000])[0, 1] for shift in range(0, 3_000, 1))
+        assert best > 0.9
+
+
 def test_flac_of_unknown_length_is_stored_with_its_length():
     flac = bytearray(encoded(sound(2.0), kind="FLAC"))
     flac[21] &= 0xF0

@@ -10,6 +10,7 @@ import soundfile
 import xxhash
 
 from wavtrain import InputError
+from wavtrain.mp3_length import LARGEST, as_wav, says_its_length
 from wavtrain.resampling import mixed_down, resampled
 from wavtrain.rows import Rejection, Row
 from wavtrain.waveforms import INT16_SUBTYPES, SAMPLING_RATE, Refusal, Speech, open_speech
@@ -48,6 +49,11 @@ def clips_of(row: Row, audio: str | bytes, limits: ClipLimits) -> Iterator[Clip 
     """The clips of a row; from the place on where it cannot be used, a rejection."""
     try:
         with open_speech(audio, row.start, row.stop, row.unit) as speech:
+            if speech.file.format == "MP3" and row.num_bytes <= LARGEST and not says_its_length(speech.content):
+                wav = as_wav(speech.content)
+                if wav is not None:
+                    yield from clips_of(row, wav, limits)
+                    return
             yield from _cut(speech, row, limits)
     except Refusal as refusal:
         detail = f"{row.where}: {refusal.detail}" if row.where else refusal.detail

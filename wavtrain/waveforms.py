@@ -119,7 +119,7 @@ class Speech:
             raise Refusal(reason, f"ends {self._at(done)}, {missing:.2f} s before its header says")
         if self.file.format == "MP3" and self.stop == self.file.frames and self._goes_on():
             raise Refusal("corrupt", f"goes on {self._at(done)}, where its header says that it ends: several MP3 in one, "
-                          "or a variable bit rate without a Xing header; convert it (ffmpeg -i x.mp3 x.flac)")
+                          "or a large one of variable bit rate without a Xing header; convert it (ffmpeg -i x.mp3 x.flac)")
 
     def _goes_on(self) -> bool:
         """Whether MP3 frames follow what was decoded, and more of them than an encoder adds at the end."""
