@@ -169,6 +169,27 @@ def test_unfinished_work_of_other_arguments_is_dropped(corpus, unbroken, tmp_pat
     assert without_locks == {name: data for name, data in contents(unbroken).items() if not name.startswith(".lock")}
 
 
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_records_without_a_readable_plan_are_not_trusted(damage, corpus, tmp_path, caplog):
+    prepare(corpus, tmp_path / "p", "--num_shards", 2, "--shard_index", 0, "--max_duration_in_seconds", 3)
+    plan = tmp_path / "p" / "unfinished" / "plan.json"
+    plan.unlink() if damage == "removed" else plan.write_text(plan.read_text()[:40])
+    with caplog.at_level("INFO"):
+        prepare(corpus, tmp_path / "p", "--validation_split_percentage", 0)
+    assert "its own record is not readable" in caplog.text
+    assert min(open_prepared(str(tmp_path / "p")).load("train")["num_samples"]) > 4 * 16_000
+
+
+def test_jobs_that_start_together_do_not_take_each_other_for_the_join(corpus, tmp_path):
+    command = [sys.executable, "run_preprocessing.py", "--dataset_name", str(corpus), "--output_dir", str(tmp_path / "p"),
+               "--preprocessing_num_workers", "1", "--num_shards", "4", "--shard_index"]
+    jobs = [subprocess.Popen([*command, str(index)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for index in range(4)]
+    ends = [(job.communicate()[1].splitlines()[-1], job.returncode) for job in jobs]
+    assert [code for _, code in ends] == [0] * 4, ends
+    assert sum(split["clips"] for split in prepare(corpus, tmp_path / "p")["splits"].values()) == 301
+
+
 def test_nothing_usable_is_one_clear_error(tmp_path):
     folder = tmp_path / "corpus"
     folder.mkdir()

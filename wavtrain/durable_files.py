@@ -8,6 +8,8 @@ from typing import Any
 
 import filelock
 
+PATIENCE = 1.0  # seconds: who only looks whether a lock is free holds it for a moment
+
 
 @contextmanager
 def written_beside(path: str) -> Iterator[str]:
@@ -55,11 +57,11 @@ def read_json(path: str) -> Any:
 
 
 def lock(path: str) -> filelock.BaseFileLock | None:
-    """A held lock, or None while another process holds it. It ends with release() or with this process."""
+    """A held lock, or None where another process keeps it. It ends with release() or with this process."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     held = filelock.FileLock(path)
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=PATIENCE)
     except filelock.Timeout:
         return None
     return held

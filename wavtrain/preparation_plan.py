@@ -82,7 +82,9 @@ def _summary(source: Source) -> dict[str, Any]:
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
     """Why a directory prepared then does not serve now, in words."""
-    before, after = then.get("arguments", {}), now["arguments"]
+    if "arguments" not in then:
+        return "its own record is not readable"
+    before, after = then["arguments"], now["arguments"]
     found = [f"--{name} was {before.get(name)}, is {after[name]}" for name in after if before.get(name) != after[name]]
     if then.get("layout") != now["layout"]:
         found.append("another version of this program wrote it")
@@ -94,4 +96,4 @@ def changes(then: dict[str, Any], now: dict[str, Any]) -> str:
             found.append(f"files or texts of {source['corpus']} changed")
     if len(old) != len(new):
         found.append(f"{len(old)} sources became {len(new)}")
-    return "; ".join(found) or "its own record is not readable"
+    return "; ".join(found)

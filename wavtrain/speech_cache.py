@@ -34,15 +34,16 @@ logger = logging.getLogger(__name__)
 
 def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | None = None) -> PreparedSpeech | None:
     """Do what is not done yet. Of a job array only this job's share (index, number of jobs): None; the rest join it."""
-    begun = begun_plan(folder)
-    if begun and begun.get("fingerprint") != plan.fingerprint:
+    begun = begun_plan(folder) or {}
+    has_records = os.path.isdir(unfinished_path(folder, "shards"))  # made after the plan: of what, if there is none?
+    if begun.get("fingerprint") != plan.fingerprint and (begun or has_records):
         logger.info("%s: the unfinished preparation in it is dropped: %s", folder, changes(begun, plan.identity))
         drop_unfinished(folder)
     joined = finish_interrupted_join(folder)
     if joined:
         return joined
-    os.makedirs(unfinished_path(folder, "shards"), exist_ok=True)
     write_json(unfinished_path(folder, "plan.json"), plan.identity)
+    os.makedirs(unfinished_path(folder, "shards"), exist_ok=True)
     try:
         names = _prepare_all(plan, folder, num_workers, share)
     finally:
@@ -91,12 +92,10 @@ def _tasks(
         if is_stream and share and number % share[1] != share[0]:
             continue  # the jobs of an array divide a stream by its files, not to read all of it each
         num_shards = read_json(counted)
-        if is_stream and num_shards is not None:
-            known = [f"{number:04d}-{index:05d}" for index in range(num_shards)]
+        known = [f"{number:04d}-{index:05d}" for index in range(num_shards or 0)]
+        if is_stream and num_shards is not None and all(os.path.exists(record_path(folder, name)) for name in known):
             names += known
-            if all(os.path.exists(record_path(folder, name)) for name in known):
-                continue
-            del names[-num_shards:]
+            continue
         first = len(names)
         for index, rows in enumerate(_cut(source.rows(), *plan.shard_limits)):
             name = f"{number:04d}-{index:05d}"
