@@ -14,17 +14,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from wavtrain import InputError, arguments
-from wavtrain.clips import ClipLimits
-from wavtrain.manifests import CorpusOptions
-from wavtrain.preparation import prepared_speech
+from wavtrain import InputError, arguments, flags
 from wavtrain.reports import preparation_summary
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.manifests import CorpusOptions
+from wavtrain.speech.preparation import prepared_speech
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.new_parser(__doc__)
-    arguments.add_corpus_arguments(parser)
-    arguments.add_preparation_arguments(parser)
+    flags.add_corpus_arguments(parser)
+    flags.add_preparation_arguments(parser)
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="the prepared directory to write")
     array = parser.add_argument_group("job array")
     array.add_argument("--num_shards", type=arguments.positive, metavar="N", help="number of jobs that share the work")

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from wavtrain import InputError, arguments
-from wavtrain.clips import ClipLimits
-from wavtrain.manifests import CorpusOptions
-from wavtrain.preparation import already_prepared, cache_folder, prepared_speech
+from wavtrain import InputError, arguments, flags
 from wavtrain.reports import preparation_summary
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.manifests import CorpusOptions
+from wavtrain.speech.preparation import already_prepared, cache_folder, prepared_speech
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.new_parser(__doc__)
-    arguments.add_corpus_arguments(parser)
-    arguments.add_preparation_arguments(parser)
+    flags.add_corpus_arguments(parser)
+    flags.add_preparation_arguments(parser)
     parser.add_argument("--preprocessing_only", action="store_true", help="prepare the corpus and stop")
     args = arguments.parse(parser, argv)
     if not args.preprocessing_only:

@@ -16,8 +16,8 @@ import soundfile
 from conftest import sound
 from hypothesis import HealthCheck, settings
 
-from wavtrain.manifests import CorpusOptions, open_corpora
-from wavtrain.rows import Rejection, Row, Source
+from wavtrain.speech.manifests import CorpusOptions, open_corpora
+from wavtrain.speech.rows import Rejection, Row, Source
 
 # Property tests: many examples, the same ones every time.
 MANY = settings(max_examples=150, deadline=None, derandomize=True, database=None,

@@ -8,8 +8,8 @@ from conftest import ROOT
 
 import run_preprocessing
 from wavtrain import InputError, arguments
-from wavtrain.clips import ClipLimits
-from wavtrain.manifests import CorpusOptions
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.manifests import CorpusOptions
 
 NEEDED = ["--dataset_name", "corpus", "--output_dir", "out"]
 
@@ -95,6 +95,6 @@ def test_help_of_every_script_ends_well():
 def test_a_machine_that_does_not_tell_its_cores_apart():
     """macOS has no os.sched_getaffinity."""
     program = ("import os\nif hasattr(os, 'sched_getaffinity'): del os.sched_getaffinity\n"
-               "from wavtrain.arguments import NUM_CORES\nprint(NUM_CORES)")
+               "from wavtrain.flags import NUM_CORES\nprint(NUM_CORES)")
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(result.stdout) >= 1

@@ -9,8 +9,8 @@ from conftest import sound
 from test_waveforms import encoded
 
 from wavtrain import InputError
-from wavtrain.clips import Clip, ClipLimits, clips_of, to_int16
-from wavtrain.rows import Rejection, Row
+from wavtrain.speech.clips import Clip, ClipLimits, clips_of, to_int16
+from wavtrain.speech.rows import Rejection, Row
 
 
 def clips(audio, limits=ClipLimits(), **row):  # noqa: B008 (frozen)

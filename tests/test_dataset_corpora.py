@@ -23,7 +23,7 @@ from corpora import (
 )
 
 from wavtrain import InputError
-from wavtrain.rows import Rejection, Row
+from wavtrain.speech.rows import Rejection, Row
 
 FLAC = audio_bytes("61-70-0000")
 BOTH = pytest.mark.parametrize("streaming", [False, True])

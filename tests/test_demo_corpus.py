@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 import run_preprocessing
-from wavtrain.prepared_directory import open_prepared
+from wavtrain.speech.prepared_directory import open_prepared
 
 CORPUS = ROOT / "demo_corpus"
 

@@ -10,7 +10,7 @@ import pytest
 from corpora import audio_bytes, open_sources, outcome, rows_of, write_clips, write_table
 
 from wavtrain import InputError
-from wavtrain.rows import Row
+from wavtrain.speech.rows import Row
 
 CSV = "file_name,text\n"
 

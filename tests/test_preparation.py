@@ -15,11 +15,11 @@ from conftest import ROOT, write_folder
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
-from wavtrain.clips import ClipLimits
 from wavtrain.durable_files import lock
-from wavtrain.manifests import CorpusOptions
-from wavtrain.preparation import already_prepared, cache_folder, prepared_speech
-from wavtrain.prepared_directory import open_prepared
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.manifests import CorpusOptions
+from wavtrain.speech.preparation import already_prepared, cache_folder, prepared_speech
+from wavtrain.speech.prepared_directory import open_prepared
 
 
 @pytest.fixture

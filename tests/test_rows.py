@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavtrain import InputError
-from wavtrain.audio_paths import AudioRoot
-from wavtrain.rows import KNOWN_NAMES, Columns, Rejection, Row, row_of_file
-from wavtrain.table_corpora import row_of_record
+from wavtrain.speech.audio_paths import AudioRoot
+from wavtrain.speech.rows import KNOWN_NAMES, Columns, Rejection, Row, row_of_file
+from wavtrain.speech.table_corpora import row_of_record
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from conftest import ROOT, sound, write_folder
 
 import run_preprocessing
 from wavtrain import InputError
-from wavtrain.prepared_directory import open_prepared
-from wavtrain.shards import is_held_out
+from wavtrain.speech.prepared_directory import open_prepared
+from wavtrain.speech.shards import is_held_out
 
 NUM_SHARDS = 16
 
@@ -243,7 +243,7 @@ def test_interrupts_end_cleanly_and_leave_no_worker(corpus, tmp_path):
 
 def test_unfinished_work_is_dropped_whole_or_not_at_all(corpus, tmp_path):
     """A kill between the removal of the plan and that of the records would make them pass for those of the next plan."""
-    program = ("import os, shutil, signal, sys\nfrom wavtrain import prepared_directory\n"
+    program = ("import os, shutil, signal, sys\nfrom wavtrain.speech import prepared_directory\n"
                "def die(name, *_, **__):\n    os.remove(os.path.join(name, 'plan.json'))\n"
                "    os.kill(os.getpid(), signal.SIGKILL)\n"
                "shutil.rmtree = lambda name, *_, **__: die(name) if os.path.isdir(name) else None\n"

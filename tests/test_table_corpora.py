@@ -7,8 +7,8 @@ import pytest
 from corpora import outcome, write_clips, write_table
 
 from wavtrain import InputError
-from wavtrain.rows import Columns, Row
-from wavtrain.table_corpora import rows_of_table
+from wavtrain.speech.rows import Columns, Row
+from wavtrain.speech.table_corpora import rows_of_table
 
 
 def rows_of(path: Path, audio_root: Path | str | None = None, **columns: str) -> list:

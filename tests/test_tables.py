@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavtrain import InputError
-from wavtrain.tables import read_delimited, read_json, read_jsonl, read_lines, read_table
+from wavtrain.speech.tables import read_delimited, read_json, read_jsonl, read_lines, read_table
 
 ANY_TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 AWKWARD = st.sampled_from(["", " ", "\r", "\n", "\r\n", "\u2028", "\u0085", "\x1c", '"', '""', "a\rb", ",", "\t", "null", "007",

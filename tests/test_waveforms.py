@@ -11,9 +11,9 @@ import soundfile
 import soxr
 from conftest import ROOT, sound
 
-from wavtrain import waveforms
-from wavtrain.clips import blocks_of
-from wavtrain.waveforms import Refusal, open_speech
+from wavtrain.speech import waveforms
+from wavtrain.speech.clips import blocks_of
+from wavtrain.speech.waveforms import Refusal, open_speech
 
 
 def encoded(samples, rate=16_000, kind="WAV", subtype=None):
@@ -155,7 +155,7 @@ def test_memory_is_bounded_for_an_hour_of_stereo(tmp_path):
         for _ in range(60):
             file.write(minute)
     program = (
-        "import re, sys\nfrom wavtrain.clips import blocks_of\nfrom wavtrain.waveforms import open_speech\n"
+        "import re, sys\nfrom wavtrain.speech.clips import blocks_of\nfrom wavtrain.speech.waveforms import open_speech\n"
         "with open_speech(sys.argv[1]) as speech: print(sum(len(block) for block in blocks_of(speech)))\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     )

@@ -10,10 +10,10 @@ import soundfile
 import xxhash
 
 from wavtrain import InputError
-from wavtrain.mp3_length import LARGEST, as_wav, says_its_length
-from wavtrain.resampling import mixed_down, resampled
-from wavtrain.rows import Rejection, Row
-from wavtrain.waveforms import INT16_SUBTYPES, SAMPLING_RATE, Refusal, Speech, open_speech
+from wavtrain.speech.mp3_length import LARGEST, as_wav, says_its_length
+from wavtrain.speech.resampling import mixed_down, resampled
+from wavtrain.speech.rows import Rejection, Row
+from wavtrain.speech.waveforms import INT16_SUBTYPES, SAMPLING_RATE, Refusal, Speech, open_speech
 
 RECEPTIVE_FIELD = 400  # samples; the models make no frame of less
 

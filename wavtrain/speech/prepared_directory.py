@@ -17,7 +17,7 @@ import numpy as np
 
 from wavtrain import InputError, __version__
 from wavtrain.durable_files import flush_folder, read_json, write_json, write_lines
-from wavtrain.waveforms import SAMPLING_RATE
+from wavtrain.speech.waveforms import SAMPLING_RATE
 
 SPLITS = ("train", "validation")
 MAX_EXAMPLES = 10  # of each remark

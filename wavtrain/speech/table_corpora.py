@@ -6,9 +6,9 @@ from itertools import chain, islice
 from typing import Any
 
 from wavtrain import InputError
-from wavtrain.audio_paths import AudioRoot
-from wavtrain.rows import Columns, Rejection, Row, printable, row_of_file
-from wavtrain.tables import Record, read_lines, read_table
+from wavtrain.speech.audio_paths import AudioRoot
+from wavtrain.speech.rows import Columns, Rejection, Row, printable, row_of_file
+from wavtrain.speech.tables import Record, read_lines, read_table
 
 RECORDS_TO_LOOK_AT = 1000  # JSON records need not all have the same keys
 

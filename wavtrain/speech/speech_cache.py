@@ -15,8 +15,9 @@ from typing import Any
 
 from wavtrain import InputError
 from wavtrain.durable_files import read_json, write_json
-from wavtrain.preparation_plan import Plan, changes
-from wavtrain.prepared_directory import (
+from wavtrain.progress import progress_bar
+from wavtrain.speech.preparation_plan import Plan, changes
+from wavtrain.speech.prepared_directory import (
     PreparedSpeech,
     drop_unfinished,
     finish_interrupted_join,
@@ -24,10 +25,9 @@ from wavtrain.prepared_directory import (
     record_path,
     unfinished_path,
 )
-from wavtrain.progress import progress_bar
-from wavtrain.rows import Rejection, Row
-from wavtrain.shards import Shard, prepare_shard, start_worker, whereabouts_path
-from wavtrain.waveforms import SAMPLING_RATE
+from wavtrain.speech.rows import Rejection, Row
+from wavtrain.speech.shards import Shard, prepare_shard, start_worker, whereabouts_path
+from wavtrain.speech.waveforms import SAMPLING_RATE
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from wavtrain import InputError
-from wavtrain.dataset_corpora import DATASET_ENDINGS, downloaded_folder, sources_of_dataset
-from wavtrain.folder_corpora import METADATA, rows_of_folder
-from wavtrain.rows import Columns, Source, corpus_name
-from wavtrain.table_corpora import rows_of_table
-from wavtrain.tables import ENDINGS
+from wavtrain.speech.dataset_corpora import DATASET_ENDINGS, downloaded_folder, sources_of_dataset
+from wavtrain.speech.folder_corpora import METADATA, rows_of_folder
+from wavtrain.speech.rows import Columns, Source, corpus_name
+from wavtrain.speech.table_corpora import rows_of_table
+from wavtrain.speech.tables import ENDINGS
 
 SPLITS = {"train": ("training", "train"), "validation": ("validation", "valid", "val", "dev"),
           "test": ("testing", "test", "evaluation", "eval")}

@@ -10,8 +10,8 @@ from typing import Any
 import xxhash
 
 from wavtrain import InputError
-from wavtrain.clips import ClipLimits
-from wavtrain.rows import Row, Source
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.rows import Row, Source
 
 LAYOUT = 1  # of what is written; a change makes older directories be prepared again
 SHARDS_WANTED = 256

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
 from wavtrain import InputError
-from wavtrain.audio_paths import AudioRoot
-from wavtrain.rows import Columns, Rejection, Row, Source, corpus_name, row_of_file
+from wavtrain.speech.audio_paths import AudioRoot
+from wavtrain.speech.rows import Columns, Rejection, Row, Source, corpus_name, row_of_file
 
 BATCH_ROWS = 100
 # What goes wrong on the way to a dataset; the last is the HTTP client's own, whichever the installed version uses.

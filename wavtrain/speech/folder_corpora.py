@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 
 from wavtrain import InputError
-from wavtrain.audio_paths import AudioRoot, real_folder, real_place
-from wavtrain.rows import Columns, Rejection, Row, row_of_file
-from wavtrain.table_corpora import rows_of_table
-from wavtrain.tables import read_lines
+from wavtrain.speech.audio_paths import AudioRoot, real_folder, real_place
+from wavtrain.speech.rows import Columns, Rejection, Row, row_of_file
+from wavtrain.speech.table_corpora import rows_of_table
+from wavtrain.speech.tables import read_lines
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 # Read by libsndfile, or known to be audio that it does not read, so that such files are named and not passed over.

@@ -10,12 +10,12 @@ import psutil
 import xxhash
 
 from wavtrain import InputError
-from wavtrain.clips import ClipLimits
 from wavtrain.durable_files import lock
-from wavtrain.manifests import CorpusOptions, open_corpora
-from wavtrain.preparation_plan import Plan, changes, plan_preparation
-from wavtrain.prepared_directory import PreparedSpeech, drop_unfinished, open_prepared, unfinished_path
-from wavtrain.speech_cache import begun_plan, prepare
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.manifests import CorpusOptions, open_corpora
+from wavtrain.speech.preparation_plan import Plan, changes, plan_preparation
+from wavtrain.speech.prepared_directory import PreparedSpeech, drop_unfinished, open_prepared, unfinished_path
+from wavtrain.speech.speech_cache import begun_plan, prepare
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SAYS_WHAT_IS_SO = {"dataset_config_names": ("default",), "dataset_split_names": ("train",)}

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from wavtrain.clips import Clip, ClipLimits, clips_of
 from wavtrain.durable_files import write_json, written_beside
-from wavtrain.prepared_directory import MAX_EXAMPLES, features, record_path, unfinished_path
-from wavtrain.rows import Rejection, Row
+from wavtrain.speech.clips import Clip, ClipLimits, clips_of
+from wavtrain.speech.prepared_directory import MAX_EXAMPLES, features, record_path, unfinished_path
+from wavtrain.speech.rows import Rejection, Row
 
 BATCH_ROWS, BATCH_BYTES = 100, 16 << 20  # one record batch of the Arrow files
 
