@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from transformers import Wav2Vec2Config
 
 FLOORS = {  # of both folders: wavtrain/speech/ and wavtrain/ itself
-    0: "arguments durable_files progress reports audio_paths mp3_length resampling rows tables waveforms",
-    1: "flags clips dataset_corpora prepared_directory table_corpora",
-    2: "folder_corpora preparation_plan shards",
-    3: "manifests speech_cache",
+    0: "arguments batching durable_files hub masking measures progress schedules "
+       "audio_paths mp3_length resampling rows tables waveforms",
+    1: "accumulation contrastive flags places reports run_directory tracking "
+       "clips dataset_corpora prepared_directory table_corpora",
+    2: "encoders speech_batches folder_corpora preparation_plan shards",
+    3: "training_run manifests speech_cache",
     4: "preparation",
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
@@ -130,11 +133,14 @@ def test_every_flag_is_read(script):
     """Read in the script as args.FLAG, or as a field of a dataclass that the script fills and the package uses."""
     read = set(re.findall(r"\bargs\.(\w+)", script.read_text()))
     package = "\n".join(path.read_text() for path in PACKAGE if path.stem != "arguments")
+    of_config = re.search(r"^CONFIG_FLAGS = \((.*?)\)$", script.read_text(), re.MULTILINE | re.DOTALL)
+    read |= set(re.findall(r"\w+", of_config[1])) & set(vars(Wav2Vec2Config())) if of_config else set()
     filled = re.findall(r"options_of\((\w+),", script.read_text())
     for name in filled:
         fields = re.search(rf"class {name}:(.*?)(?=\n(?:@|class |def )|\Z)", package, re.DOTALL)[1]
         declared = set(re.findall(r"^    (\w+): ", fields, re.MULTILINE))
-        used = {field for field in declared if re.search(rf"(options|limits|corpus|self)\.{field}\b|\"{field}\"", package)}
+        owners = "options|limits|corpus|self|objective|schedule"
+        used = {field for field in declared if re.search(rf"({owners})\.{field}\b|\"{field}\"", package)}
         roles = {field for field in declared if field.endswith("_column_name")} if "_column_name\")" in package else set()
         read |= used | roles
     assert flags(script) <= read, f"never read: {sorted(flags(script) - read)}"

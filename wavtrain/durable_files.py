@@ -8,6 +8,8 @@ from typing import Any
 
 import filelock
 
+from wavtrain import InputError
+
 PATIENCE = 1.0  # seconds: who only looks whether a lock is free holds it for a moment
 
 
@@ -36,6 +38,15 @@ def flush_folder(folder: str) -> None:
         os.close(descriptor)
 
 
+def flush_tree(folder: str) -> None:
+    """Make all that lies in a folder last through a power cut."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb") as file:
+                os.fsync(file.fileno())
+        flush_folder(parent)
+
+
 def write_json(path: str, value: Any, indent: int | None = None) -> None:
     """Strict JSON, as a whole."""
     write_lines(path, [json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)])
@@ -54,6 +65,23 @@ def read_json(path: str) -> Any:
             return json.load(file)
     except FileNotFoundError:
         return None
+
+
+def read_json_lines(path: str) -> list[Any]:
+    """The values in a file of JSON lines; a last line cut off by a kill is left out, a damaged one before it is refused."""
+    try:
+        with open(path, "rb") as file:
+            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    except FileNotFoundError:
+        return []
+    values = []
+    for number, line in lines:
+        try:
+            values.append(json.loads(line))
+        except ValueError as error:
+            if number != lines[-1][0]:
+                raise InputError(f"{path}: line {number} is not JSON: repair or remove it") from error
+    return values
 
 
 def lock(path: str) -> filelock.BaseFileLock | None:

@@ -3,7 +3,8 @@
 import argparse
 import os
 
-from wavtrain.arguments import percentage, positive, seconds
+from wavtrain.arguments import above_zero, amount, natural, percentage, positive, seconds, share
+from wavtrain.schedules import SCHEDULES
 
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has it not
 
@@ -45,3 +46,72 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite_cache", action="store_true", help="prepare again what is prepared already")
     group.add_argument("--cache_dir", metavar="DIR", help="folder for downloads and for what a training script prepares "
                        "(~/.cache/huggingface and ~/.cache/wavtrain)")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and what of its config is to be other than it says."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name_or_path", metavar="MODEL", help="Hub id or folder of a config and a feature extractor, as "
+                       "configs/models/wav2vec2-base; its weights are not taken, --init_from takes them (default: --init_from)")
+    group.add_argument("--config_name", metavar="MODEL", help="Hub id or folder of the config, if not the model's own")
+    group.add_argument("--init_from", metavar="MODEL", help="go on from these weights (Hub id, folder, a run's checkpoint)")
+    group.add_argument("--trust_remote_code", action="store_true", help="run code that comes with a config of the Hub")
+    for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
+                 "layerdrop"):
+        group.add_argument(f"--{name}", type=share, metavar="P", help="in place of the config's")
+    group.add_argument("--gradient_checkpointing", action="store_true", help="compute activations twice to keep fewer")
+    group.add_argument("--torch_compile", action="store_true", help="compile the layers: slow at first, then faster on GPUs")
+    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
+
+
+def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
+    """AdamW, its learning rate, how many updates. The schedule's are fields of schedules.Schedule."""
+    group = parser.add_argument_group("optimizer")
+    group.add_argument("--learning_rate", type=above_zero, default=5e-5, metavar="R", help="the highest (%(default)s)")
+    group.add_argument("--weight_decay", type=amount, default=0.0, metavar="W", help="of AdamW (%(default)s)")
+    group.add_argument("--exempt_norms_and_biases", action="store_true", help="no weight decay there (fairseq decays all)")
+    group.add_argument("--adam_beta1", type=share, default=0.9, metavar="B", help="%(default)s")
+    group.add_argument("--adam_beta2", type=share, default=0.999, metavar="B", help="%(default)s; fairseq 0.98")
+    group.add_argument("--adam_epsilon", type=above_zero, default=1e-8, metavar="E", help="%(default)s; fairseq 1e-6")
+    group.add_argument("--max_grad_norm", type=above_zero, metavar="G", help="clip the gradient to this norm (default: not)")
+    group.add_argument("--max_skipped_in_a_row", type=positive, default=20, metavar="N",
+                       help="updates whose gradient is not finite are skipped; so many in a row end the run (%(default)s)")
+    group.add_argument("--num_train_epochs", type=positive, default=3, metavar="N", help="%(default)s")
+    group.add_argument("--max_train_steps", type=positive, metavar="N", help="optimizer updates, instead of epochs")
+    group.add_argument("--gradient_accumulation_steps", type=positive, default=1, metavar="N",
+                       help="micro-batches of each process in one exact update (%(default)s)")
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="linear", help="%(default)s")
+    group.add_argument("--num_warmup_steps", type=natural, default=0, metavar="N", help="updates (%(default)s)")
+    group.add_argument("--polynomial_power", type=above_zero, default=1.0, metavar="P", help="%(default)s")
+    group.add_argument("--tri_stage_ratios", type=share, nargs="+", default=(0.1, 0.4, 0.5), metavar="R",
+                       help="tri_stage: warm-up, hold and decay as parts of the run (0.1 0.4 0.5)")
+    group.add_argument("--lr_init_scale", type=share, default=0.01, metavar="S", help="tri_stage: begins there (%(default)s)")
+    group.add_argument("--lr_final_scale", type=share, default=0.05, metavar="S", help="tri_stage: ends there (%(default)s)")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a run lives, what it tells and keeps, how it is resumed."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", metavar="DIR", help="model, checkpoints, metrics.jsonl, curves")
+    group.add_argument("--overwrite_output_dir", action="store_true", help="remove the run that is in it")
+    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, or `latest` of --output_dir")
+    group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (%(default)s)")
+    group.add_argument("--logging_steps", type=positive, default=500, metavar="N", help="updates between records (%(default)s)")
+    group.add_argument("--saving_steps", type=positive, default=500, metavar="N", help="updates between saves (%(default)s)")
+    group.add_argument("--eval_steps", type=positive, metavar="N", help="updates between validations (as --saving_steps)")
+    group.add_argument("--save_total_limit", type=positive, default=2, metavar="N", help="checkpoints to keep (%(default)s)")
+    group.add_argument("--dataloader_num_workers", type=natural, default=1, metavar="N",
+                       help="processes of each process that load ahead; any number gives the same result (%(default)s)")
+    group.add_argument("--report_to", nargs="+", metavar="TRACKER",
+                       help="tensorboard, wandb, trackio, mlflow, ..., all or none (default: tensorboard if installed)")
+    group.add_argument("--push_to_hub", action="store_true", help="upload the model at every save and at the end")
+    group.add_argument("--hub_model_id", metavar="ID", help="repository to push to (default: the name of --output_dir)")
+    group.add_argument("--hub_token", metavar="TOKEN", help="token to push with (default: that of `hf auth login`)")
+
+
+def add_training_cache_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a training script does with the speech that it prepares."""
+    group = parser.add_argument_group("prepared speech")
+    group.add_argument("--preprocessing_only", action="store_true", help="prepare the corpus and stop")
+    group.add_argument("--train_cache_file_name", metavar="DIR", help="directory to prepare in (default: one in --cache_dir)")
+    group.add_argument("--validation_cache_file_name", metavar="LINK", help="make this a link to its validation split")

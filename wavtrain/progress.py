@@ -7,10 +7,10 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30.0
 
 
-def progress_bar(total: int | None, unit: str, title: str) -> tqdm:
-    """A tqdm on standard error; where that is no terminal it prints whole lines, seldom."""
+def progress_bar(total: int | None, unit: str, title: str, done: int = 0) -> tqdm:
+    """A tqdm on standard error; where that is no terminal it prints whole lines, seldom. `done` is not in the rate."""
     is_terminal = sys.stderr.isatty()
-    return tqdm(total=total, unit=f" {unit}", desc=title, file=sys.stderr if is_terminal else _Lines(),
+    return tqdm(total=total, initial=done, unit=f" {unit}", desc=title, file=sys.stderr if is_terminal else _Lines(),
                mininterval=0.2 if is_terminal else SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES,
                dynamic_ncols=is_terminal, smoothing=0.1)
 

@@ -101,6 +101,16 @@ def prepared_speech(
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
+def link_split(prepared: PreparedSpeech, split: str, link: str) -> None:
+    """Another name for a split on disk."""
+    if os.path.lexists(link) and not os.path.islink(link):
+        raise InputError(f"--{split}_cache_file_name {link}: is there and is no link; give another name")
+    if os.path.islink(link):
+        os.remove(link)
+    os.makedirs(os.path.dirname(os.path.abspath(link)), exist_ok=True)
+    os.symlink(os.path.abspath(os.path.join(prepared.folder, split)), link)
+
+
 def _given(options: CorpusOptions) -> dict[str, Any]:
     given = {each.name: getattr(options, each.name) for each in fields(options) if getattr(options, each.name) != each.default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}

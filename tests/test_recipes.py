@@ -1,0 +1,159 @@
+"""The published models and recipes: they load, have the published sizes, and say the hours of speech per update they have."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForPreTraining
+
+SCRIPT = "run_wav2vec2_pretraining_no_trainer.py"
+MODELS = sorted((ROOT / "configs" / "models").iterdir())
+RECIPES = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if f" {SCRIPT} " in path.read_text()]
+FLAGS = set("""
+    dataset_name dataset_config_names dataset_split_names validation_split_names validation_split_percentage
+    min_duration_in_seconds max_duration_in_seconds model_name_or_path init_from
+    hidden_dropout attention_dropout activation_dropout feat_proj_dropout feat_quantizer_dropout layerdrop
+    per_device_train_batch_size per_device_eval_batch_size max_batch_duration_in_seconds random_crop_in_seconds uneven_clips
+    mask_time_prob mask_time_length require_same_masks cross_sample_negatives codebook_negatives diversity_loss_weight
+    feature_penalty_weight feature_grad_mult learning_rate weight_decay exempt_norms_and_biases adam_beta1 adam_beta2
+    adam_epsilon max_grad_norm lr_scheduler_type num_warmup_steps max_train_steps num_train_epochs gradient_accumulation_steps
+    gradient_checkpointing mixed_precision max_gumbel_temperature min_gumbel_temperature gumbel_temperature_decay seed
+    logging_steps saving_steps eval_steps save_total_limit output_dir""".split())
+
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+        "codevector_dim": 256}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
+         "codevector_dim": 768}
+GROUP = {"feat_extract_norm": "group", "conv_bias": False}
+LAYER = {"feat_extract_norm": "layer", "conv_bias": True}
+POST, PRE = {"do_stable_layer_norm": False}, {"do_stable_layer_norm": True}
+DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
+            "layerdrop")
+PUBLISHED = {  # architecture, dropouts in the order above, millions of parameters: published (BASE, LARGE) or counted
+    "wav2vec2-base": (BASE | GROUP | POST, (0.1, 0.1, 0.0, 0.1, 0.1, 0.05), 95),
+    "wav2vec2-large": (LARGE | GROUP | POST, (0.1, 0.1, 0.0, 0.1, 0.1, 0.2), 317),
+    "wav2vec2-large-lv60": (LARGE | LAYER | PRE, (0.0, 0.1, 0.0, 0.1, 0.1, 0.0), 317),
+    "wav2vec2-conformer-base": (BASE | GROUP, (0.1, 0.1, 0.1, 0.1, 0.1, 0.05), 180),
+    "wav2vec2-conformer-large": (LARGE | LAYER, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 621),
+}
+OF_ALL = {"conv_dim": [512] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+          "mask_time_prob": 0.65, "mask_time_length": 10, "mask_time_min_masks": 2, "mask_feature_prob": 0.0,
+          "num_negatives": 100, "num_codevector_groups": 2, "num_codevectors_per_group": 320,
+          "contrastive_logits_temperature": 0.1, "diversity_loss_weight": 0.1}
+CONFORMER = {"position_embeddings_type": "relative", "conv_depthwise_kernel_size": 31, "hidden_act": "swish"}
+TRANSFORMER = {"num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
+
+
+def num_parameters(config) -> int:
+    with torch.device("meta"):
+        model = AutoModelForPreTraining.from_config(config)
+    assert type(model).__name__ == config.architectures[0]
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_models_are_these():
+    assert {path.name for path in MODELS} == {*PUBLISHED, "wav2vec2-tiny"}
+
+
+@pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
+def test_models_load_and_spell_no_field_wrong(folder):
+    config = AutoConfig.from_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    assert set(written) <= set(type(config)().to_dict()) | {"architectures"}
+    assert config.proj_codevector_dim == config.codevector_dim  # fairseq's final_dim is both
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    is_layer_norm = config.feat_extract_norm == "layer"
+    assert (extractor.sampling_rate, extractor.feature_size, extractor.padding_value) == (16_000, 1, 0.0)
+    assert (extractor.do_normalize, extractor.return_attention_mask) == (is_layer_norm, is_layer_norm)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_architectures_are_the_published_ones(name):
+    config = AutoConfig.from_pretrained(ROOT / "configs" / "models" / name)
+    sizes, dropouts, millions = PUBLISHED[name]
+    expected = OF_ALL | sizes | (CONFORMER if "conformer" in name else TRANSFORMER)
+    assert {key: getattr(config, key) for key in expected} == expected
+    assert tuple(getattr(config, key) for key in DROPOUTS) == dropouts
+    assert round(num_parameters(config) / 1e6) == millions
+
+
+def test_tiny_is_tiny_and_has_frames_of_20_ms():
+    config = AutoConfig.from_pretrained(ROOT / "configs" / "models" / "wav2vec2-tiny")
+    assert num_parameters(config) < 2e6
+    assert config.inputs_to_logits_ratio == 320
+
+
+def test_a_model_of_these_sizes_makes_a_loss():
+    config = AutoConfig.from_pretrained(ROOT / "configs" / "models" / "wav2vec2-tiny")
+    model = AutoModelForPreTraining.from_config(config)
+    mask = torch.zeros(2, 49, dtype=torch.bool)
+    mask[:, 10:30] = True
+    negatives = torch.arange(2)[:, None, None] * 49 + torch.randint(10, 30, (2, 49, 100))
+    loss = model(torch.randn(2, 16_000), mask_time_indices=mask, sampled_negative_indices=negatives).loss
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_know_their_flags(path):
+    recipe = yaml.safe_load(path.read_text())
+    assert set(recipe) <= FLAGS
+    assert path.read_text().splitlines()[0].endswith(f"{SCRIPT} --config configs/{path.name}")
+    assert recipe["output_dir"] == f"runs/{path.stem}"
+    texts = [value for value in recipe.values() if isinstance(value, str)]
+    assert not [text for text in texts if re.fullmatch(r"[\d.e+-]+", text)], "5e-4 without a point is text in YAML"
+    model = recipe["model_name_or_path"]
+    assert not model.startswith("configs/") or (ROOT / model / "config.json").is_file()
+    assert recipe["num_warmup_steps"] < recipe["max_train_steps"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_hours_per_update_are_what_the_comment_says(path):
+    text = path.read_text()
+    recipe = yaml.safe_load(text)
+    processes = int((re.search(r"--num_processes (\d+)", text.splitlines()[0]) or [0, 1])[1])
+    clips = recipe.get("per_device_train_batch_size", 8)
+    seconds = recipe.get("max_batch_duration_in_seconds") or clips * recipe["max_duration_in_seconds"]
+    steps = recipe.get("gradient_accumulation_steps", 1)
+    product = r"(\d+) process(?:es)? x ([\d.]+) s x (\d+)"
+    said = re.search(rf"^# hours per update: (?:at most )?([\d.]+) = {product}$", text, re.MULTILINE)
+    assert (int(said[2]), float(said[3]), int(said[4])) == (processes, seconds, steps)
+    assert said[1] == f"{processes * seconds * steps / 3600:.2g}" or said[1] == f"{processes * seconds * steps / 3600:.2f}"
+    fewer = re.search(r"^# on fewer GPUs: (.*)$", text, re.MULTILINE)
+    assert fewer or processes == 1
+    for other in fewer[1].split("; ") if fewer else ():
+        a, b, c = map(float, re.fullmatch(product, other).groups())
+        assert a * b * c == processes * seconds * steps
+        assert a < processes
+
+
+UPDATES = {  # updates, peak rate, warm-up, feature penalty, feature gradients, last temperature: as published
+    "wav2vec2_base_librispeech": (400_000, 5e-4, 32_000, 10, 0.1, 0.5),
+    "wav2vec2_large_librispeech": (250_000, 3e-4, 20_000, 10, 0.1, 0.1),
+    "wav2vec2_large_lv60_paper": (600_000, 3e-4, 32_000, 10, 0.03, 0.1),
+    "wav2vec2_large_lv60_fairseq_yaml": (1_000_000, 5e-3, 32_000, 0, 1.0, 0.1),
+    "wav2vec2_conformer_base": (400_000, 5e-4, 32_000, 10, 0.1, 0.5),
+    "wav2vec2_conformer_large": (1_000_000, 5e-3, 32_000, 0, 1.0, 0.1),
+    "xlsr53": (1_000_000, 1e-3, 32_000, 0, 1.0, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_recipes_hold_the_published_values(name):
+    recipe = {"feature_penalty_weight": 10, "feature_grad_mult": 0.1, "min_gumbel_temperature": 0.5}
+    recipe |= yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    assert tuple(recipe[key] for key in ("max_train_steps", "learning_rate", "num_warmup_steps", "feature_penalty_weight",
+                                         "feature_grad_mult", "min_gumbel_temperature")) == UPDATES[name]
+    assert (recipe["adam_beta2"], recipe["adam_epsilon"], recipe["weight_decay"]) == (0.98, 1e-6, 0.01)
+    assert recipe["require_same_masks"] is True
+    crops = {15.625: 87.5, 20: 75}  # max_sample_size and max_tokens of BASE and LARGE, in seconds
+    assert crops[recipe["random_crop_in_seconds"]] == recipe["max_batch_duration_in_seconds"]
+    is_group_norm = AutoConfig.from_pretrained(ROOT / recipe["model_name_or_path"]).feat_extract_norm == "group"
+    assert is_group_norm or recipe["uneven_clips"] == "crop"
+
+
+def test_every_recipe_is_in_the_table():
+    table = (ROOT / "docs" / "recipes.md").read_text()
+    assert all(f"| {path.stem} |" in table for path in RECIPES)

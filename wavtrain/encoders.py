@@ -1,0 +1,119 @@
+"""Build, load and save the models that are pretrained."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
+
+from wavtrain import InputError
+from wavtrain.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
+from wavtrain.speech.waveforms import SAMPLING_RATE
+
+PRETRAINING_CLASSES = {"wav2vec2": Wav2Vec2Pretraining, "wav2vec2-conformer": Wav2Vec2ConformerPretraining}
+SHIPPED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "models")
+NOT_THERE = (OSError, ValueError, HfHubHTTPError)  # what transformers raises for what it cannot find or read
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(
+    name: str, flag: str, overrides: Mapping[str, Any], cache_dir: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """The config of a model directory or Hub id, with the values that flags override, checked for pretraining."""
+    try:
+        config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    except NOT_THERE as error:
+        name = _shipped_instead(name, flag, error)
+        config = AutoConfig.from_pretrained(name)
+    if config.model_type not in PRETRAINING_CLASSES:
+        raise InputError(f"{flag} {name}: its model_type is {config.model_type}; pretrained here are "
+                         f"{' and '.join(PRETRAINING_CLASSES)}")
+    for field, value in overrides.items():
+        if value is not None:
+            setattr(config, field, value)
+    if not config.mask_time_prob > 0:
+        raise InputError(f"{flag} {name}: mask_time_prob is {config.mask_time_prob}, so nothing would be learned: give "
+                         "--mask_time_prob 0.65")
+    if config.mask_feature_prob > 0 or config.add_adapter:
+        raise InputError(f"{flag} {name}: mask_feature_prob and add_adapter belong to fine-tuning: set them to 0 and false")
+    return config
+
+
+def load_feature_extractor(
+    name: str, flag: str, cache_dir: str | None = None, trust_remote_code: bool = False
+) -> FeatureExtractionMixin:
+    """How the model wants its waveform: saved with it, and where `do_normalize` stands."""
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    except NOT_THERE as error:
+        extractor = AutoFeatureExtractor.from_pretrained(_shipped_instead(name, flag, error))
+    if extractor.sampling_rate != SAMPLING_RATE:
+        raise InputError(f"{flag} {name}: wants {extractor.sampling_rate} Hz; prepared speech has {SAMPLING_RATE}")
+    return extractor
+
+
+def _shipped_instead(name: str, flag: str, error: Exception) -> str:
+    """A Hub id that cannot be had is looked for in configs/models."""
+    shipped = os.path.join(SHIPPED, os.path.basename(name))
+    reason = " ".join(str(error).split())[:200]
+    if os.path.isdir(name) or not os.path.isdir(shipped):
+        where = "cannot be used" if os.path.isdir(name) else "is no folder and not to be had from the Hub"
+        raise InputError(f"{flag} {name}: {where} ({reason}); configs/models/ has "
+                         f"{', '.join(sorted(os.listdir(SHIPPED)))}, which need no network") from error
+    logger.warning("%s %s: not to be had from the Hub; taking configs/models/%s", flag, name, os.path.basename(name))
+    return shipped
+
+
+def build(config: PreTrainedConfig, objective: ObjectiveSettings, init_from: str | None = None,
+          cache_dir: str | None = None) -> PreTrainedModel:
+    """A pretraining model with random weights, or with those of a directory or Hub id, whatever head they had."""
+    kind = PRETRAINING_CLASSES[config.model_type]
+    model = kind(config) if init_from is None else _with_weights(kind, config, init_from, cache_dir)
+    model.objective = objective
+    return model
+
+
+def _with_weights(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, init_from: str, cache_dir: str | None
+) -> PreTrainedModel:
+    try:
+        model, loaded = kind.from_pretrained(init_from, config=config, cache_dir=cache_dir, output_loading_info=True,
+                                             dtype=torch.float32)
+    except (*NOT_THERE, RuntimeError) as error:
+        raise InputError(f"--init_from {init_from}: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(loaded["missing_keys"])
+    of_the_encoder = [name for name in missing if name.startswith(kind.base_model_prefix) and "masked_spec_embed" not in name]
+    if of_the_encoder or loaded["mismatched_keys"]:
+        raise InputError(f"--init_from {init_from}: holds other weights than the config asks for: "
+                         f"{', '.join([*of_the_encoder, *map(str, loaded['mismatched_keys'])][:3])}")
+    if missing:
+        logger.warning("--init_from %s: has no %s; these begin at random", init_from, ", ".join(missing))
+    return model
+
+
+def describe(model: PreTrainedModel, extractor: FeatureExtractionMixin, folder: str) -> None:
+    """config.json, naming the class of transformers that reads the weights, and preprocessor_config.json."""
+    stock = next(base for base in type(model).__mro__ if base.__module__.startswith("transformers."))
+    model.config.architectures = [stock.__name__]
+    model.config.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+
+
+def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
+    """Kernel and stride of each layer of the feature encoder."""
+    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+
+
+def takes_uneven_clips(config: PreTrainedConfig) -> str:
+    """ "crop" for models with group norm, whose first layer cannot tell padding from speech, otherwise "pad"."""
+    return "crop" if config.feat_extract_norm == "group" else "pad"
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Layer by layer: they repeat, so little is compiled, and lengths may change."""
+    for layer in (*model.base_model.feature_extractor.conv_layers, *model.base_model.encoder.layers):
+        layer.compile(dynamic=True)

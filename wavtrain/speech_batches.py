@@ -1,0 +1,161 @@
+"""Prepared speech -> micro-batches: decode, normalise, crop or pad, mask. What is random follows from (seed, step, number)."""
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wavtrain import InputError
+from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order, planned_lengths
+from wavtrain.masking import masked_places, span_mask
+from wavtrain.places import Place
+from wavtrain.speech.waveforms import Refusal, open_speech
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How clips become a batch."""
+
+    seed: int
+    budget: BatchBudget
+    crops: bool  # every clip to the shortest of its batch, at a random place; otherwise they are padded to the longest
+    normalises: bool  # each clip to mean 0 and variance 1
+    convolutions: tuple[tuple[int, int], ...]  # kernel and stride of each layer that makes frames of samples
+    mask_time_prob: float
+    mask_time_length: int
+    mask_time_min_masks: int
+    require_same_masks: bool = False
+    pad_to_multiple_of: int | None = None
+
+    def frames_of(self, num_samples: np.ndarray) -> np.ndarray:
+        """How many frames the model makes of so many samples."""
+        for kernel, stride in self.convolutions:
+            num_samples = (num_samples - kernel) // stride + 1
+        return num_samples
+
+
+class SpeechBatch(NamedTuple):
+    """What the model is given, and what is known of it without asking the device."""
+
+    inputs: dict[str, Tensor]
+    place: Place
+    seed: int  # of dropout, Gumbel noise and negatives
+    targets: int  # masked frames
+    frames: int
+    speech_samples: int
+    samples: int  # with the padding
+
+
+    @property
+    def weight(self) -> float:
+        """0 where it repeats another micro-batch for the sake of the collectives."""
+        return float(self.place.micro_batch.counts)
+
+    @property
+    def counted_targets(self) -> int:
+        """Its share of the divisor."""
+        return int(self.weight) * self.targets
+
+    def known(self) -> dict[str, float]:
+        """What measures.Sums adds up beside the model's output."""
+        return {"targets": self.targets, "frames": self.frames, "speech_samples": self.speech_samples, "samples": self.samples}
+
+
+class SpeechBatches(Dataset):
+    """Prepared clips, a micro-batch at a time: `batches[place]`."""
+
+    def __init__(self, clips: datasets.Dataset, settings: BatchSettings) -> None:
+        self.num_samples = clips.data.column("num_samples").to_numpy()
+        self.clips = clips.select_columns(["utterance_id", "audio"])
+        self.settings = settings
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Every clip once."""
+        return plan_epoch(self.num_samples, self.settings.seed, epoch, self.settings.budget)
+
+    def plan_in_order(self) -> EpochPlan:
+        """Every clip once, for validation."""
+        return plan_in_order(self.num_samples, self.settings.budget)
+
+    def __getitem__(self, place: Place) -> SpeechBatch | InputError:
+        """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
+        seeds = np.random.SeedSequence((self.settings.seed, place.step, place.micro_batch.number))
+        try:
+            rows = self.clips[place.micro_batch.clips.tolist()]
+            waves = [_decoded(*row) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
+        except InputError as error:
+            return error
+        return self._batch(waves, place, np.random.default_rng(seeds), int(seeds.generate_state(1)[0]))
+
+    def _batch(self, waves: list[np.ndarray], place: Place, generator: np.random.Generator, seed: int) -> SpeechBatch:
+        settings = self.settings
+        lengths = planned_lengths(np.array([len(wave) for wave in waves]), settings.budget)
+        if settings.crops:
+            lengths = np.full_like(lengths, _rounded_down(int(lengths.min()), settings.pad_to_multiple_of))
+        width = _rounded_up(int(lengths.max()), settings.pad_to_multiple_of)
+        values = np.zeros((len(waves), width), dtype=np.float32)
+        for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
+            start = generator.integers(len(wave) - length + 1)
+            values[row, :length] = (_normalised(wave) if settings.normalises else wave)[start : start + length]
+        num_frames = settings.frames_of(lengths.astype(np.int64))
+        mask = span_mask(num_frames, settings.mask_time_prob, settings.mask_time_length, settings.mask_time_min_masks,
+                         generator, settings.require_same_masks)
+        total_frames = int(settings.frames_of(np.array(width)))
+        mask = np.pad(mask, ((0, 0), (0, total_frames - mask.shape[1])))
+        places, counts = masked_places(mask)
+        inputs = {"input_values": values, "mask": mask, "places": places, "counts": counts}
+        if num_frames.min() < total_frames:
+            inputs["num_frames"] = num_frames
+        return SpeechBatch({name: torch.from_numpy(each) for name, each in inputs.items()}, place, seed, int(counts.sum()),
+                           int(num_frames.sum()), int(lengths.sum()), values.size)
+
+
+def loaded(
+    speech: SpeechBatches, places: Iterable[Place], num_workers: int, device: torch.device
+) -> Iterator[list[SpeechBatch]]:
+    """The micro-batches of one update after the other, loaded ahead by other processes if there are to be any."""
+    loader = DataLoader(speech, batch_size=None, sampler=places, num_workers=num_workers, pin_memory=device.type == "cuda",
+                        prefetch_factor=4 if num_workers else None, worker_init_fn=_leave_signals_to_the_loop)
+    update: list[SpeechBatch] = []
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        update.append(batch)
+        if len(update) == batch.place.rounds:
+            yield update
+            update = []
+
+
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """A signal sent to the whole job must not take away the loader from a loop that is to finish its update."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _decoded(utterance_id: str, audio: dict[str, bytes]) -> np.ndarray:
+    try:
+        with open_speech(audio["bytes"]) as speech:
+            return np.concatenate(list(speech.blocks("float32")))
+    except Refusal as refusal:
+        raise InputError(f"--dataset_name: the prepared clip {utterance_id} is damaged ({refusal}): prepare the corpus again "
+                         "with --overwrite_cache") from refusal
+
+
+def _normalised(wave: np.ndarray) -> np.ndarray:
+    """As Wav2Vec2FeatureExtractor with do_normalize, over the whole clip."""
+    return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+
+
+def _rounded_up(length: int, multiple: int | None) -> int:
+    return ceil(length / multiple) * multiple if multiple else length
+
+
+def _rounded_down(length: int, multiple: int | None) -> int:
+    return length // multiple * multiple if multiple and length >= multiple else length

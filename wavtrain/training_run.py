@@ -1,0 +1,169 @@
+"""What a training script does with its output directory: begin or resume, record, save, push, finish."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import FeatureExtractionMixin
+
+from wavtrain import InputError, encoders, run_directory
+from wavtrain.hub import NoRepository, Repository
+from wavtrain.measures import Sums
+from wavtrain.places import Place
+from wavtrain.reports import training_curves
+from wavtrain.speech.waveforms import SAMPLING_RATE
+from wavtrain.tracking import Tracking
+
+NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "audio_hours": 0.0, "skipped_updates": 0}
+FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to
+    "output_dir", "cache_dir", "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names",
+    "audio_column_name", "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root",
+    "streaming", "min_duration_in_seconds", "max_duration_in_seconds", "long_audio", "validation_split_percentage",
+    "preprocessing_num_workers", "preprocessing_only", "overwrite_cache", "train_cache_file_name", "validation_cache_file_name",
+    "init_from", "model_name_or_path", "config_name", "trust_remote_code", "gradient_checkpointing", "torch_compile",
+    "gradient_accumulation_steps", "num_train_epochs", "max_train_steps", "max_skipped_in_a_row", "logging_steps",
+    "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers", "report_to", "push_to_hub", "hub_model_id",
+    "hub_token", "per_device_eval_batch_size"}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The fields are flags of the same names."""
+
+    output_dir: str
+    overwrite_output_dir: bool = False
+    resume_from_checkpoint: str | None = None
+    save_total_limit: int = 2
+    report_to: tuple[str, ...] | None = None
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_token: str | None = None
+
+
+class TrainingRun:
+    """A run in its output directory. Every process has one and calls the same methods."""
+
+    def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module, extractor: FeatureExtractionMixin,
+                 arguments: dict[str, Any], identity: dict[str, Any]) -> None:
+        self.options, self.accelerator, self.model, self.extractor = options, accelerator, model, extractor
+        self.arguments, self.identity = {name: value for name, value in arguments.items() if name != "hub_token"}, identity
+        self.is_main = accelerator.is_main_process
+
+    def begin(self, total_steps: int) -> dict[str, Any]:
+        """What is done already: nothing, or all up to the checkpoint that is loaded here."""
+        options, found = self.options, [None]
+        if self.is_main:
+            found = [run_directory.checkpoint_to_resume(options.output_dir, options.resume_from_checkpoint,
+                                                        options.overwrite_output_dir)]
+        checkpoint = broadcast_object_list(found)[0]
+        done = self._resumed(checkpoint, total_steps) if checkpoint else NOTHING_DONE
+        self.repository = NoRepository()
+        if self.is_main:
+            os.makedirs(options.output_dir, exist_ok=True)
+            run_directory.write_arguments(options.output_dir, self.arguments)
+            if options.push_to_hub:
+                self.repository = Repository(options.output_dir, options.hub_model_id, options.hub_token)
+        self._tracking = Tracking(self.accelerator, options.output_dir, total_steps, done["step"], options.report_to,
+                                  self.arguments)
+        return done
+
+    def next_place(self, done: dict[str, Any]) -> dict[str, int]:
+        """Where the plan goes on."""
+        return {"step": done["step"] + 1, "epoch": done["epoch"], "update": done["update"]}
+
+    def _resumed(self, checkpoint: str, total_steps: int) -> dict[str, Any]:
+        done = run_directory.read_progress(checkpoint)
+        run_directory.refuse_changed_arguments(done["arguments"], self.arguments, FREE_TO_CHANGE, checkpoint)
+        for name, now in self.identity.items():
+            if done["identity"].get(name) != now:
+                raise InputError(f"--resume_from_checkpoint {checkpoint}: {name} was {done['identity'].get(name)} and is {now}")
+        if done["step"] >= total_steps:
+            raise InputError(f"--resume_from_checkpoint {checkpoint}: all {total_steps} updates are done; --max_train_steps or "
+                             "--num_train_epochs can ask for more")
+        self.accelerator.load_state(checkpoint)
+        return done
+
+    def record(self, phase: str, step: int, values: dict[str, float]) -> None:
+        """A line of metrics.jsonl, and what trackers get."""
+        self._tracking.record(phase, step, values)
+
+    def advance(self, step: int) -> None:
+        """The update is done with."""
+        self._tracking.advance(step)
+
+    def save(self, place: Place, counters: dict[str, Any]) -> str:
+        """A checkpoint, complete or absent, that is also a model directory; with --push_to_hub the model goes there."""
+        progress = {"step": place.step, "epoch": place.epoch, "update": place.update + 1, **counters}
+        def write_state(folder: str) -> None:
+            self.accelerator.save_state(folder)
+            if self.is_main:
+                encoders.describe(self.accelerator.unwrap_model(self.model), self.extractor, folder)
+
+        checkpoint = run_directory.save_checkpoint(
+            self.options.output_dir, place.step, write_state,
+            {**progress, "arguments": self.arguments, "identity": self.identity},
+            is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)
+        if self.options.push_to_hub:
+            self._save_model()
+            self.repository.push(f"step {place.step}")
+        return checkpoint
+
+    def _save_model(self) -> None:
+        model, weights = self.accelerator.unwrap_model(self.model), self.accelerator.get_state_dict(self.model)
+        if self.is_main:
+            model.save_pretrained(self.options.output_dir, state_dict=weights)
+            encoders.describe(model, self.extractor, self.options.output_dir)
+
+    def leave(self, step: int, signal_number: int | None) -> None:
+        """After a signal, when the checkpoint stands."""
+        self._tracking.close()
+        if self.is_main:
+            print(f"stopped after update {step}, which is saved: the same command with --resume_from_checkpoint latest goes on")
+        sys.exit(128 + (signal_number or signal.SIGTERM))
+
+    def finish(self, step: int) -> None:
+        """The model, the picture of the curves, the last upload."""
+        self._save_model()
+        self._tracking.close()
+        if self.is_main:
+            training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))
+            self.repository.finish(f"step {step}, the end")
+        self.accelerator.wait_for_everyone()
+
+
+class Meter:
+    """Hours of speech heard by all processes since the run began, and how fast it goes while it trains."""
+
+    def __init__(self, accelerator: Accelerator, hours: float) -> None:
+        self.accelerator, self._before, self._heard = accelerator, hours, Sums()
+        self._last_hours, self._since = hours, time.perf_counter()
+
+    def hear(self, num_samples: float) -> None:
+        """Of this process's micro-batch."""
+        self._heard.add({"samples": num_samples})
+
+    def hours(self) -> float:
+        """A collective."""
+        return self._before + float(self._heard.over_processes(self.accelerator)["samples"]) / SAMPLING_RATE / 3600
+
+    def read(self) -> dict[str, float]:
+        """A collective: hours so far, and audio-seconds per second since the last reading."""
+        hours, now = self.hours(), time.perf_counter()
+        rate = (hours - self._last_hours) * 3600 / max(now - self._since, 1e-9)
+        self._last_hours, self._since = hours, now
+        return {"audio_hours": hours, "audio_seconds_per_second": rate}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not spent training."""
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
