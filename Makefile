@@ -6,8 +6,7 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test check clean
 
 demo: $(VENV)/ready
-	$(RUN) run_preprocessing.py --config configs/demo_preparation.yaml
-	@echo "next: wavtrain stores speech once; prepared/demo/preparation.json says what is in it, docs/data.md how to bring your own"
+	$(RUN) run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml --overwrite_output_dir
 
 test: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
@@ -24,7 +23,7 @@ $(VENV)/ready: requirements.txt
 	$(RUN) -m pip install --quiet -r requirements.txt
 	@touch $@
 
-$(VENV)/ready-dev: requirements-dev.txt $(VENV)/ready
+$(VENV)/ready-dev: requirements-dev.txt requirements-tracking.txt $(VENV)/ready
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 

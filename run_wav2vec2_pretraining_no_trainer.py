@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from wavtrain import InputError, arguments, encoders, flags
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
+from wavtrain.allocator import keep_freed_memory
 from wavtrain.batching import BatchBudget
 from wavtrain.contrastive import ObjectiveSettings
 from wavtrain.measures import Sums, pretraining_measures
@@ -96,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_arguments(argv)
     disable_progress_bar()  # of transformers, which draws one for each file it saves
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     prepared = prepare(args, accelerator)
     if accelerator.is_main_process:
         print(preparation_summary(prepared.folder, prepared.report))
@@ -127,9 +130,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
                       {"micro_batches_per_update": per_update, "prepared_speech": prepared.report["fingerprint"]})
     done = run.begin(total_steps)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
-    agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["audio_hours"]), {}
+    agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), {}
     places = TrainingPlaces(speech.plan, per_update, share_of(accelerator), total_steps, **run.next_place(done))
-    with Interruption() as interruption:
+    with Interruption() as interruption, run:
         for update in loaded(speech, places, args.dataloader_num_workers, accelerator.device):
             place, sums = update[0].place, Sums()
             num_targets, stop = agreement.total(sum(each.counted_targets for each in update), interruption.requested)
@@ -155,11 +158,12 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
                     measured = validate(args, accelerator, model, held_out)
                     run.record("validation", place.step, measured)
                 if place.step % args.saving_steps == 0 or is_last or stop:
-                    run.save(place, {"audio_hours": meter.hours(), "skipped_updates": finite.skipped()})
+                    run.save(place, {"samples_heard": meter.samples(), "skipped_updates": finite.skipped()})
             run.advance(place.step)
             if stop and not is_last:
                 run.leave(place.step, interruption.signal)
-    run.finish(total_steps)
+    run.finish(f"{args.output_dir}: the model is there, training_curves.png shows how it learned; go on with --init_from "
+               f"{args.output_dir} on other speech, or load it with AutoModelForCTC.from_pretrained to fine-tune it")
     return measured
 
 
@@ -168,14 +172,15 @@ def load_model(args: argparse.Namespace, accelerator: Accelerator) -> tuple[PreT
     where = {"cache_dir": args.cache_dir, "trust_remote_code": args.trust_remote_code}
     name, flag = (args.config_name, "--config_name") if args.config_name else (args.model_name_or_path, "--model_name_or_path")
     config = encoders.load_config(name, flag, {name: getattr(args, name) for name in CONFIG_FLAGS}, **where)
-    extractor = encoders.load_feature_extractor(args.model_name_or_path, "--model_name_or_path", **where)
+    name = args.model_name_or_path if args.config_name else config.name_or_path
+    extractor = encoders.load_feature_extractor(name, "--model_name_or_path", **where)
     if config.layerdrop and accelerator.distributed_type not in WITH_LAYERDROP:
         raise InputError(f"--layerdrop {config.layerdrop}: processes that share the weights of a layer cannot drop different "
                          "ones; with FSDP and DeepSpeed give --layerdrop 0")
     torch.manual_seed(args.seed)
     model = encoders.build(config, arguments.options_of(ObjectiveSettings, args), args.init_from, args.cache_dir)
     if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        encoders.checkpoint_layers(model)
     if args.torch_compile:
         encoders.compile_layers(model)
     return model, extractor

@@ -45,3 +45,18 @@ def write_folder(folder: Path, durations: list[float], rate: int = 16_000, endin
     for number, seconds in enumerate(durations):
         soundfile.write(folder / f"{number:03d}.{ending}", sound(seconds, number, rate), rate)
     return folder
+
+
+TINY_MODEL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": (16,) * 7,
+    "num_codevectors_per_group": 8, "codevector_dim": 16, "proj_codevector_dim": 24, "num_negatives": 10,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "mask_time_prob": 0.65}
+
+
+def write_model(folder: Path, kind: str = "wav2vec2", **settings) -> Path:
+    """A model directory without weights, of which 8 updates take a second or two."""
+    from transformers import AutoConfig, Wav2Vec2FeatureExtractor
+
+    AutoConfig.for_model(kind, **{**TINY_MODEL, **settings}).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
+    return folder

@@ -12,7 +12,7 @@ from conftest import ROOT
 from transformers import Wav2Vec2Config
 
 FLOORS = {  # of both folders: wavtrain/speech/ and wavtrain/ itself
-    0: "arguments batching durable_files hub masking measures progress schedules "
+    0: "allocator arguments batching durable_files hub masking measures progress schedules "
        "audio_paths mp3_length resampling rows tables waveforms",
     1: "accumulation contrastive flags places reports run_directory tracking "
        "clips dataset_corpora prepared_directory table_corpora",

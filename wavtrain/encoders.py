@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from wavtrain import InputError
@@ -74,7 +75,7 @@ def build(config: PreTrainedConfig, objective: ObjectiveSettings, init_from: str
     kind = PRETRAINING_CLASSES[config.model_type]
     model = kind(config) if init_from is None else _with_weights(kind, config, init_from, cache_dir)
     model.objective = objective
-    return model
+    return model.train()  # from_pretrained leaves it in evaluation mode
 
 
 def _with_weights(
@@ -83,7 +84,7 @@ def _with_weights(
     try:
         model, loaded = kind.from_pretrained(init_from, config=config, cache_dir=cache_dir, output_loading_info=True,
                                              dtype=torch.float32)
-    except (*NOT_THERE, RuntimeError) as error:
+    except (*NOT_THERE, RuntimeError, SafetensorError) as error:
         raise InputError(f"--init_from {init_from}: {' '.join(str(error).split())[:300]}") from error
     missing = sorted(loaded["missing_keys"])
     of_the_encoder = [name for name in missing if name.startswith(kind.base_model_prefix) and "masked_spec_embed" not in name]
@@ -111,6 +112,12 @@ def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
 def takes_uneven_clips(config: PreTrainedConfig) -> str:
     """ "crop" for models with group norm, whose first layer cannot tell padding from speech, otherwise "pad"."""
     return "crop" if config.feat_extract_norm == "group" else "pad"
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Activations are computed again in the backward pass; transformers 5.2x has a new name for it."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def compile_layers(model: PreTrainedModel) -> None:

@@ -9,7 +9,8 @@ PER_TARGET = ("loss", "contrastive_loss", "diversity_loss", "feature_penalty")
 
 def perplexity(usage: Tensor) -> Tensor:
     """How many codes are in use, summed over the groups, of their shares (groups, codes)."""
-    return torch.exp(-torch.xlogy(usage, usage).sum(-1)).sum()
+    tiny = torch.finfo(usage.dtype).tiny  # the gradient of 0 log 0 is not finite
+    return torch.exp(-(usage * usage.clamp(min=tiny).log()).sum(-1)).sum()
 
 
 class Sums:

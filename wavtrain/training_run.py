@@ -22,7 +22,7 @@ from wavtrain.reports import training_curves
 from wavtrain.speech.waveforms import SAMPLING_RATE
 from wavtrain.tracking import Tracking
 
-NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "audio_hours": 0.0, "skipped_updates": 0}
+NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "samples_heard": 0.0, "skipped_updates": 0}
 FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to
     "output_dir", "cache_dir", "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names",
     "audio_column_name", "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root",
@@ -75,6 +75,12 @@ class TrainingRun:
                                   self.arguments)
         return done
 
+    def __enter__(self) -> "TrainingRun":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._tracking.close()
+
     def next_place(self, done: dict[str, Any]) -> dict[str, int]:
         """Where the plan goes on."""
         return {"step": done["step"] + 1, "epoch": done["epoch"], "update": done["update"]}
@@ -124,42 +130,41 @@ class TrainingRun:
 
     def leave(self, step: int, signal_number: int | None) -> None:
         """After a signal, when the checkpoint stands."""
-        self._tracking.close()
         if self.is_main:
             print(f"stopped after update {step}, which is saved: the same command with --resume_from_checkpoint latest goes on")
         sys.exit(128 + (signal_number or signal.SIGTERM))
 
-    def finish(self, step: int) -> None:
-        """The model, the picture of the curves, the last upload."""
+    def finish(self, what_next: str) -> None:
+        """The model, the picture of the curves, the last upload, the last line."""
         self._save_model()
-        self._tracking.close()
         if self.is_main:
             training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))
-            self.repository.finish(f"step {step}, the end")
+            self.repository.finish("the end of the run")
+            print(what_next)
         self.accelerator.wait_for_everyone()
 
 
 class Meter:
-    """Hours of speech heard by all processes since the run began, and how fast it goes while it trains."""
+    """Samples of speech heard by all processes since the run began, and how fast it goes while it trains."""
 
-    def __init__(self, accelerator: Accelerator, hours: float) -> None:
-        self.accelerator, self._before, self._heard = accelerator, hours, Sums()
-        self._last_hours, self._since = hours, time.perf_counter()
+    def __init__(self, accelerator: Accelerator, samples: float) -> None:
+        self.accelerator, self._before, self._heard = accelerator, samples, Sums()
+        self._last, self._since = samples, time.perf_counter()
 
     def hear(self, num_samples: float) -> None:
         """Of this process's micro-batch."""
         self._heard.add({"samples": num_samples})
 
-    def hours(self) -> float:
-        """A collective."""
-        return self._before + float(self._heard.over_processes(self.accelerator)["samples"]) / SAMPLING_RATE / 3600
+    def samples(self) -> float:
+        """Whole numbers, so that a resumed run adds up to the same. A collective."""
+        return self._before + float(self._heard.over_processes(self.accelerator)["samples"])
 
     def read(self) -> dict[str, float]:
         """A collective: hours so far, and audio-seconds per second since the last reading."""
-        hours, now = self.hours(), time.perf_counter()
-        rate = (hours - self._last_hours) * 3600 / max(now - self._since, 1e-9)
-        self._last_hours, self._since = hours, now
-        return {"audio_hours": hours, "audio_seconds_per_second": rate}
+        samples, now = self.samples(), time.perf_counter()
+        rate = (samples - self._last) / SAMPLING_RATE / max(now - self._since, 1e-9)
+        self._last, self._since = samples, now
+        return {"audio_hours": samples / SAMPLING_RATE / 3600, "audio_seconds_per_second": rate}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
