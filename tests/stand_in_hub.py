@@ -1,5 +1,9 @@
-"""A server that speaks as much of the Hub's HTTP API as loading a dataset takes: `stand_in_hub.py FOLDER` prints its port."""
+"""A server that speaks as much of the Hub's HTTP API as loading a dataset and pushing a model take.
 
+`stand_in_hub.py FOLDER` prints its port.
+"""
+
+import base64
 import hashlib
 import http.server
 import json
@@ -20,6 +24,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         parts = unquote(url.path).strip("/").split("/")
         if parts[:2] == ["api", "datasets"]:
             self._about(self.root.joinpath(*parts[2:4]), parts[4:], "recursive=true" in url.query.lower())
+        elif parts[:2] == ["api", "models"]:
+            self._about(self.root.joinpath("models", *parts[2:4]), [], False)
         elif parts[0] == "datasets" and parts[3:4] == ["resolve"]:
             self._file(self.root.joinpath(*parts[1:3], *parts[5:]))
         else:
@@ -39,6 +45,28 @@ class Hub(http.server.BaseHTTPRequestHandler):
             siblings = [{"rfilename": str(path.relative_to(repository))} for path in files]
             about = {"id": "/".join(repository.parts[-2:]), "sha": COMMIT, "private": False, "gated": False, "tags": []}
             self._answer(200, json.dumps({**about, "siblings": siblings}).encode())
+
+    def do_POST(self) -> None:
+        """Create a model repository, and commit files to it; all of them come inside the commit, none as LFS."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        parts = unquote(urlparse(self.path).path).strip("/").split("/")
+        if self.headers.get("Authorization") != "Bearer hf_good":
+            self._answer(401, b'{"error": "Invalid credentials"}')
+        elif parts == ["api", "repos", "create"]:
+            name = f"someone/{json.loads(body)['name'].split('/')[-1]}"
+            (self.root / "models" / name).mkdir(parents=True, exist_ok=True)
+            self._answer(200, json.dumps({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name}).encode())
+        elif "preupload" in parts:
+            files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in json.loads(body)["files"]]
+            self._answer(200, json.dumps({"files": files}).encode())
+        else:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    target = self.root.joinpath("models", *parts[2:4], line["value"]["path"])
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(base64.b64decode(line["value"]["content"]))
+            url = f"http://{self.headers['Host']}/{'/'.join(parts[2:4])}/commit/{COMMIT}"
+            self._answer(200, json.dumps({"success": True, "commitOid": COMMIT, "commitUrl": url}).encode())
 
     @staticmethod
     def _entry(repository: Path, path: Path) -> dict:
