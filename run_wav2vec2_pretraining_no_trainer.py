@@ -243,10 +243,9 @@ def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechB
     print(f"{len(speech.num_samples)} clips, {hours:.2f} h, in {plan.num_batches} micro-batches; {per_update} of them make an "
           f"update, on {accelerator.num_processes} processes: {hours * per_update / plan.num_batches:.4f} h an update, "
           f"{total_steps} updates, {total_steps * per_update / plan.num_batches:.1f} epochs")
-    too_short = int((settings.frames_of(speech.num_samples) < settings.mask_time_length).sum())
-    if too_short:
-        print(f"note: {too_short} clips are too short for a mask of {settings.mask_time_length} frames and have no part in the "
-              "loss: raise --min_duration_in_seconds")
+    if speech.num_too_short:
+        print(f"note: {speech.num_too_short} clips are too short for a mask of {settings.mask_time_length} frames and are left "
+              "out: raise --min_duration_in_seconds to have them counted in rejected.jsonl")
     if args.num_warmup_steps >= total_steps:
         print(f"note: --num_warmup_steps {args.num_warmup_steps} is not shorter than the run of {total_steps} updates, so the "
               "learning rate never reaches its height")

@@ -57,7 +57,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             (self.root / "models" / name).mkdir(parents=True, exist_ok=True)
             self._answer(200, json.dumps({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name}).encode())
         elif "preupload" in parts:
-            files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in json.loads(body)["files"]]
+            wanted = json.loads(body)["files"]
+            files = [{"path": each["path"], "uploadMode": "regular", "shouldIgnore": False} for each in wanted]
             self._answer(200, json.dumps({"files": files}).encode())
         else:
             for line in map(json.loads, body.splitlines()):

@@ -72,8 +72,17 @@ class SpeechBatches(Dataset):
     """Prepared clips, a micro-batch at a time: `batches[place]`."""
 
     def __init__(self, clips: datasets.Dataset, settings: BatchSettings) -> None:
-        self.num_samples = clips.data.column("num_samples").to_numpy()
-        self.clips = clips.select_columns(["utterance_id", "audio"])
+        num_samples = clips.data.column("num_samples").to_numpy()
+        num_frames = settings.frames_of(planned_lengths(num_samples, settings.budget).astype(np.int64))
+        usable = np.flatnonzero(num_frames >= settings.mask_time_length)
+        if not len(usable):
+            raise InputError(f"no clip is long enough for a mask of {settings.mask_time_length} frames (the longest makes "
+                             f"{num_frames.max()}): --random_crop_in_seconds, --max_batch_duration_in_seconds and "
+                             "--mask_time_length decide that")
+        self.num_too_short = len(num_samples) - len(usable)  # no part in the loss, and others would be cropped to them
+        self.num_samples = num_samples[usable]
+        clips = clips.select_columns(["utterance_id", "audio"])
+        self.clips = clips.select(usable) if self.num_too_short else clips
         self.settings = settings
 
     def plan(self, epoch: int) -> EpochPlan:
