@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_arguments(argv)
     disable_progress_bar()  # of transformers, which draws one for each file it saves
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision)
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
+        raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     prepared = prepare(args, accelerator)
