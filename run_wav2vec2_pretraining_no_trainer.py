@@ -85,6 +85,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = arguments.parse(parser, argv)
     args.per_device_train_batch_size = args.per_device_train_batch_size or (None if args.max_batch_duration_in_seconds else 8)
     args.model_name_or_path = args.model_name_or_path or args.init_from
+    if args.min_gumbel_temperature > args.max_gumbel_temperature:
+        raise InputError(f"--min_gumbel_temperature {args.min_gumbel_temperature:g} is above --max_gumbel_temperature "
+                         f"{args.max_gumbel_temperature:g}")
     arguments.options_of(Schedule, args)  # refuses what does not go together
     if not args.preprocessing_only and not (args.model_name_or_path and args.output_dir):
         raise InputError("--model_name_or_path (or --init_from) and --output_dir are needed to train; --preprocessing_only "
@@ -93,10 +96,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Prepare what is not prepared yet, then train; return the last record of every phase."""
+    """Prepare what is not prepared yet, then train; return the last validation, or the report of the preparation."""
     args = parse_arguments(argv)
     disable_progress_bar()  # of transformers, which draws one for each file it saves
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=args.mixed_precision)
+    can_accelerate = torch.accelerator.is_available() and not torch.backends.mps.is_available()  # which has no float64
+    accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=args.mixed_precision)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
     if accelerator.device.type == "cpu":
@@ -127,9 +131,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     per_update = accelerator.num_processes * args.gradient_accumulation_steps
     total_steps = args.max_train_steps or args.num_train_epochs * speech.plan(epoch=0).num_updates(per_update)
     announce(args, accelerator, speech, per_update, total_steps)
+    identity = encoders.identity(model.config, extractor)  # before prepare() wraps the model
     model, optimizer = accelerator.prepare(model, build_optimizer(args, model))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, extractor, vars(args),
-                      {"micro_batches_per_update": per_update, "prepared_speech": prepared.report["fingerprint"]})
+                      {"micro_batches_per_update": per_update, "prepared_speech": prepared.report["fingerprint"],
+                       "mixed_precision": accelerator.mixed_precision, **identity})
     done = run.begin(total_steps)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
     agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), {}

@@ -289,13 +289,59 @@ def refusal(argv):
     ({"mask_time_prob": 0.5}, "--mask_time_prob was null and is 0.5"),
     ({"seed": 4}, "--seed was 3 and is 4"),
     ({"gradient_accumulation_steps": 2}, "micro_batches_per_update was 4 and is 2"),
-    ({"max_train_steps": 4}, "all 4 updates are done"),
+    ({"max_train_steps": 3}, "4 updates are done, and 3 asked for"),
     ({"overwrite_output_dir": True}, "needs what --overwrite_output_dir removes")], ids=str)
 def test_a_resumed_run_is_the_same_run(changed, message, command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
     message_got = refusal(command(output_dir, **{**UNBROKEN, "resume_from_checkpoint": "latest", **changed}))
     assert message in message_got
     assert "--resume_from_checkpoint" in message_got
+
+
+def test_a_run_killed_before_its_model_was_written_ends(command, unbroken, tmp_path):
+    output_dir = stopped_at(STEPS, unbroken, tmp_path / "run")
+    pretraining.main(command(output_dir, **UNBROKEN, resume_from_checkpoint="latest"))
+    assert_same_run(output_dir, unbroken)
+
+
+def test_another_config_is_not_the_same_run(command, unbroken, model_dir, tmp_path):
+    """Of the same shapes, so the weights would load."""
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "hidden_dropout": 0.5}))
+    flags = {**UNBROKEN, "resume_from_checkpoint": "latest", "model_name_or_path": other}
+    assert "hidden_dropout was 0.1 and is 0.5" in refusal(command(stopped_at(4, unbroken, tmp_path / "run"), **flags))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
+def test_a_damaged_checkpoint_is_refused(name, command, unbroken, tmp_path):
+    output_dir = stopped_at(4, unbroken, tmp_path / "run")
+    path = output_dir / "checkpoints" / "step_00000004" / name
+    path.write_bytes(b"{}" if name == "progress.json" else path.read_bytes()[:999])
+    assert "resume from another checkpoint" in refusal(command(output_dir, **UNBROKEN, resume_from_checkpoint="latest"))
+
+
+def test_nothing_is_removed_for_a_command_that_is_refused(command, unbroken, tmp_path):
+    output_dir = stopped_at(STEPS, unbroken, tmp_path / "run")
+    flags = {**UNBROKEN, "report_to": "nonsense", "overwrite_output_dir": True}
+    assert "--report_to nonsense" in refusal(command(output_dir, **flags))
+    assert records(output_dir) == records(unbroken)
+    assert steps_saved(output_dir) == SAVES
+
+
+def test_output_dir_must_be_a_folder(command, tmp_path):
+    (tmp_path / "run").write_text("")
+    assert "is no folder" in refusal(command(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"num_negatives": 0}, "num_negatives is 0"), ({"num_codevector_groups": 3}, "divisible"),
+    ({"mask_time_prob": "much"}, "mask_time_prob"), ({"conv_kernel": [10, 3]}, "conv")], ids=str)
+def test_a_config_that_cannot_be_is_refused(settings, message, command, model_dir, tmp_path):
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, **settings}))
+    assert message in refusal(command(tmp_path / "run", model_name_or_path=other))
 
 
 def test_other_speech_is_not_the_same_run(command, unbroken, tmp_path):
@@ -536,6 +582,8 @@ def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):
 
 
 @pytest.mark.parametrize(("flags", "message"), [
+    ({"adam_beta2": 1}, "--adam_beta2"), ({"seed": 2**70}, "--seed"),
+    ({"min_gumbel_temperature": 3}, "--min_gumbel_temperature 3 is above"),
     ({"max_grad_norm": 0}, "--max_grad_norm"), ({"learning_rate": "fast"}, "--learning_rate"),
     ({"lr_scheduler_type": "constant", "num_warmup_steps": 3}, "constant has no warm-up"),
     ({"model_name_or_path": None}, "--model_name_or_path"), ({"mask_time_prob": 0}, "--mask_time_prob 0.65")], ids=str)

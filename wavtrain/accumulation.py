@@ -31,7 +31,8 @@ class Agreement:
 
     def total(self, num_targets: int, stop: bool) -> tuple[Tensor, bool]:
         """The targets of all processes, at least 1; whether any process asked to stop (by its last call, if there are many)."""
-        numbers = torch.tensor([num_targets, stop], device=self.accelerator.device)
+        numbers = torch.tensor([num_targets, int(stop)], pin_memory=self.accelerator.device.type == "cuda")
+        numbers = numbers.to(self.accelerator.device, non_blocking=True)  # made there, the copy would wait for the device
         if self.accelerator.num_processes == 1:
             return numbers[0].clamp(min=1), stop
         numbers = self.accelerator.reduce(numbers, "sum")

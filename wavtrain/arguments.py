@@ -54,6 +54,8 @@ seconds = _number(float, lambda value: 0 <= value < float("inf"), "a number of s
 percentage = _number(float, lambda value: 0 <= value < 100, "a percentage from 0 to below 100")
 positive = _number(int, lambda value: value >= 1, "a whole number from 1")
 natural = _number(int, lambda value: value >= 0, "a whole number from 0")
+seed = _number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2**63")
+below_one = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 amount = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
 above_zero = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")

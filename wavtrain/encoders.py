@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
@@ -16,7 +16,13 @@ from wavtrain.speech.waveforms import SAMPLING_RATE
 
 PRETRAINING_CLASSES = {"wav2vec2": Wav2Vec2Pretraining, "wav2vec2-conformer": Wav2Vec2ConformerPretraining}
 SHIPPED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "models")
-NOT_THERE = (OSError, ValueError, HfHubHTTPError)  # what transformers raises for what it cannot find or read
+# what transformers raises for what it cannot find or read
+NOT_THERE = (OSError, ValueError, HfHubHTTPError, StrictDataclassError)
+
+DECIDES_NUMBERS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
+                   "conformer_conv_dropout", "layerdrop", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
+                   "diversity_loss_weight", "contrastive_logits_temperature", "num_negatives", "hidden_act",
+                   "feat_extract_activation", "layer_norm_eps", "do_stable_layer_norm", "conv_stride")  # and no weight's shape
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +45,8 @@ def load_config(
     if not config.mask_time_prob > 0:
         raise InputError(f"{flag} {name}: mask_time_prob is {config.mask_time_prob}, so nothing would be learned: give "
                          "--mask_time_prob 0.65")
+    if config.num_negatives < 1:
+        raise InputError(f"{flag} {name}: num_negatives is {config.num_negatives}; at least 1 is needed")
     if config.mask_feature_prob > 0 or config.add_adapter:
         raise InputError(f"{flag} {name}: mask_feature_prob and add_adapter belong to fine-tuning: set them to 0 and false")
     return config
@@ -73,7 +81,10 @@ def build(config: PreTrainedConfig, objective: ObjectiveSettings, init_from: str
           cache_dir: str | None = None) -> PreTrainedModel:
     """A pretraining model with random weights, or with those of a directory or Hub id, whatever head they had."""
     kind = PRETRAINING_CLASSES[config.model_type]
-    model = kind(config) if init_from is None else _with_weights(kind, config, init_from, cache_dir)
+    try:
+        model = kind(config) if init_from is None else _with_weights(kind, config, init_from, cache_dir)
+    except ValueError as error:  # sizes that do not go together
+        raise InputError(f"--model_name_or_path {config.name_or_path}: {' '.join(str(error).split())[:300]}") from error
     model.objective = objective
     return model.train()  # from_pretrained leaves it in evaluation mode
 
@@ -102,6 +113,13 @@ def describe(model: PreTrainedModel, extractor: FeatureExtractionMixin, folder: 
     model.config.architectures = [stock.__name__]
     model.config.save_pretrained(folder)
     extractor.save_pretrained(folder)
+
+
+def identity(config: PreTrainedConfig, extractor: FeatureExtractionMixin) -> dict[str, Any]:
+    """What decides the numbers of a run without showing in the shape of a weight."""
+    found = {name: getattr(config, name, None) for name in DECIDES_NUMBERS}
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}  # as JSON gives it back
+    return {**found, "do_normalize": extractor.do_normalize}
 
 
 def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:

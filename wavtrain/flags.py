@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from wavtrain.arguments import above_zero, amount, natural, percentage, positive, seconds, share
+from wavtrain.arguments import above_zero, amount, below_one, natural, percentage, positive, seconds, seed, share
 from wavtrain.schedules import SCHEDULES
 
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has it not
@@ -70,8 +70,8 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning_rate", type=above_zero, default=5e-5, metavar="R", help="the highest (%(default)s)")
     group.add_argument("--weight_decay", type=amount, default=0.0, metavar="W", help="of AdamW (%(default)s)")
     group.add_argument("--exempt_norms_and_biases", action="store_true", help="no weight decay there (fairseq decays all)")
-    group.add_argument("--adam_beta1", type=share, default=0.9, metavar="B", help="%(default)s")
-    group.add_argument("--adam_beta2", type=share, default=0.999, metavar="B", help="%(default)s; fairseq 0.98")
+    group.add_argument("--adam_beta1", type=below_one, default=0.9, metavar="B", help="%(default)s")
+    group.add_argument("--adam_beta2", type=below_one, default=0.999, metavar="B", help="%(default)s; fairseq 0.98")
     group.add_argument("--adam_epsilon", type=above_zero, default=1e-8, metavar="E", help="%(default)s; fairseq 1e-6")
     group.add_argument("--max_grad_norm", type=above_zero, metavar="G", help="clip the gradient to this norm (default: not)")
     group.add_argument("--max_skipped_in_a_row", type=positive, default=20, metavar="N",
@@ -95,7 +95,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_dir", metavar="DIR", help="model, checkpoints, metrics.jsonl, curves")
     group.add_argument("--overwrite_output_dir", action="store_true", help="remove the run that is in it")
     group.add_argument("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, or `latest` of --output_dir")
-    group.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (%(default)s)")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of everything random (%(default)s)")
     group.add_argument("--logging_steps", type=positive, default=500, metavar="N", help="updates between records (%(default)s)")
     group.add_argument("--saving_steps", type=positive, default=500, metavar="N", help="updates between saves (%(default)s)")
     group.add_argument("--eval_steps", type=positive, metavar="N", help="updates between validations (as --saving_steps)")

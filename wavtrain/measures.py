@@ -22,7 +22,8 @@ class Sums:
     def add(self, values: dict[str, Tensor | float], weight: float = 1.0) -> None:
         """Add numbers, or tensors of equal shape, by name."""
         for name, value in values.items():
-            value = weight * (value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value)).double())
+            value = value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+            value = weight * value
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def over_processes(self, accelerator: Accelerator) -> dict[str, Tensor]:

@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import nn
 from transformers import FeatureExtractionMixin
 
@@ -20,7 +23,7 @@ from wavtrain.measures import Sums
 from wavtrain.places import Place
 from wavtrain.reports import training_curves
 from wavtrain.speech.waveforms import SAMPLING_RATE
-from wavtrain.tracking import Tracking
+from wavtrain.tracking import Tracking, tracker_names
 
 NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "samples_heard": 0.0, "skipped_updates": 0}
 FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to
@@ -31,7 +34,7 @@ FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared b
     "init_from", "model_name_or_path", "config_name", "trust_remote_code", "gradient_checkpointing", "torch_compile",
     "gradient_accumulation_steps", "num_train_epochs", "max_train_steps", "max_skipped_in_a_row", "logging_steps",
     "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers", "report_to", "push_to_hub", "hub_model_id",
-    "hub_token", "per_device_eval_batch_size"}
+    "hub_token"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class TrainingRun:
     def begin(self, total_steps: int) -> dict[str, Any]:
         """What is done already: nothing, or all up to the checkpoint that is loaded here."""
         options, found = self.options, [None]
+        tracker_names(options.report_to)  # refused before anything is removed
+        if os.path.exists(options.output_dir) and not os.path.isdir(options.output_dir):
+            raise InputError(f"--output_dir {options.output_dir} is no folder")
         if self.is_main:
             found = [run_directory.checkpoint_to_resume(options.output_dir, options.resume_from_checkpoint,
                                                         options.overwrite_output_dir)]
@@ -87,14 +93,25 @@ class TrainingRun:
 
     def _resumed(self, checkpoint: str, total_steps: int) -> dict[str, Any]:
         done = run_directory.read_progress(checkpoint)
+        if not {*NOTHING_DONE, "arguments", "identity"} <= done.keys():
+            raise InputError(f"--resume_from_checkpoint {checkpoint}: its {run_directory.PROGRESS} is no "
+                             "pretraining run's: resume from another checkpoint")
         run_directory.refuse_changed_arguments(done["arguments"], self.arguments, FREE_TO_CHANGE, checkpoint)
         for name, now in self.identity.items():
             if done["identity"].get(name) != now:
                 raise InputError(f"--resume_from_checkpoint {checkpoint}: {name} was {done['identity'].get(name)} and is {now}")
-        if done["step"] >= total_steps:
-            raise InputError(f"--resume_from_checkpoint {checkpoint}: all {total_steps} updates are done; --max_train_steps or "
-                             "--num_train_epochs can ask for more")
-        self.accelerator.load_state(checkpoint)
+        if done["step"] > total_steps:
+            raise InputError(f"--resume_from_checkpoint {checkpoint}: {done['step']} updates are done, and {total_steps} asked "
+                             "for: --max_train_steps or --num_train_epochs can ask for more")
+        if done["step"] == total_steps and self.is_main:  # it may have been killed before the model was written
+            print(f"{checkpoint}: all {total_steps} updates are done; the model is written again")
+        try:
+            self.accelerator.load_state(checkpoint)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, KeyError, EOFError, FileNotFoundError, UnpicklingError, SafetensorError) as error:
+            raise InputError(f"--resume_from_checkpoint {checkpoint}: is damaged or of another model "
+                             f"({' '.join(str(error).split())[:200]}): resume from another checkpoint") from error
         return done
 
     def record(self, phase: str, step: int, values: dict[str, float]) -> None:
