@@ -43,7 +43,7 @@ from wavtrain.training_run import Meter, RunOptions, TrainingRun
 
 CONFIG_FLAGS = ("mask_time_prob", "mask_time_length", "diversity_loss_weight", "hidden_dropout", "attention_dropout",
                 "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout", "layerdrop")
-WITH_LAYERDROP = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+ENGINES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=args.mixed_precision)
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
+    if accelerator.distributed_type not in ENGINES:
+        raise InputError(f"{accelerator.distributed_type.value} is not supported yet: launch without it, for DDP")
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     prepared = prepare(args, accelerator)
@@ -126,7 +128,7 @@ def prepare(args: argparse.Namespace, accelerator: Accelerator) -> PreparedSpeec
 
 def train(args: argparse.Namespace, accelerator: Accelerator, prepared: PreparedSpeech) -> dict[str, Any]:
     """From random or given weights, or from a checkpoint, to a model directory. Returns the last validation."""
-    model, extractor = load_model(args, accelerator)
+    model, extractor = load_model(args)
     speech, held_out = open_speech(args, prepared, model.config, extractor)
     per_update = accelerator.num_processes * args.gradient_accumulation_steps
     total_steps = args.max_train_steps or args.num_train_epochs * speech.plan(epoch=0).num_updates(per_update)
@@ -175,16 +177,13 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     return measured
 
 
-def load_model(args: argparse.Namespace, accelerator: Accelerator) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """The model, and what is saved beside it."""
     where = {"cache_dir": args.cache_dir, "trust_remote_code": args.trust_remote_code}
     name, flag = (args.config_name, "--config_name") if args.config_name else (args.model_name_or_path, "--model_name_or_path")
     config = encoders.load_config(name, flag, {name: getattr(args, name) for name in CONFIG_FLAGS}, **where)
     name = args.model_name_or_path if args.config_name else config.name_or_path
     extractor = encoders.load_feature_extractor(name, "--model_name_or_path", **where)
-    if config.layerdrop and accelerator.distributed_type not in WITH_LAYERDROP:
-        raise InputError(f"--layerdrop {config.layerdrop}: processes that share the weights of a layer cannot drop different "
-                         "ones; with FSDP and DeepSpeed give --layerdrop 0")
     torch.manual_seed(args.seed)
     model = encoders.build(config, arguments.options_of(ObjectiveSettings, args), args.init_from, args.cache_dir)
     if args.gradient_checkpointing:
@@ -254,6 +253,8 @@ def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechB
     if speech.num_too_short:
         print(f"note: {speech.num_too_short} clips are too short for a mask of {settings.mask_time_length} frames and are left "
               "out: raise --min_duration_in_seconds to have them counted in rejected.jsonl")
+    if settings.mask_time_prob < 0.3:
+        print(f"note: mask_time_prob is {settings.mask_time_prob}, a value for fine-tuning: give --mask_time_prob 0.65")
     if args.num_warmup_steps >= total_steps:
         print(f"note: --num_warmup_steps {args.num_warmup_steps} is not shorter than the run of {total_steps} updates, so the "
               "learning rate never reaches its height")

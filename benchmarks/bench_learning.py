@@ -136,7 +136,7 @@ def score(args: argparse.Namespace, model_dir: str) -> dict[str, float]:
     """The suite's validation of a model directory."""
     args = argparse.Namespace(**{**vars(args), "init_from": model_dir, "model_name_or_path": model_dir})
     accelerator = Accelerator(cpu=True)
-    model, extractor = SCRIPT.load_model(args, accelerator)
+    model, extractor = SCRIPT.load_model(args)
     held_out: SpeechBatches = SCRIPT.open_speech(args, SCRIPT.prepare(args, accelerator), model.config, extractor)[1]
     measured = SCRIPT.validate(args, accelerator, model, held_out)
     return {name: measured[name] for name in ("contrastive_accuracy", "code_perplexity", "contrastive_loss")}

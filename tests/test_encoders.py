@@ -5,7 +5,6 @@ import logging
 
 import pytest
 import torch
-from accelerate import Accelerator
 from conftest import ROOT, TINY_MODEL, write_model
 from transformers import (
     AutoFeatureExtractor,
@@ -36,7 +35,7 @@ def model_dir(tmp_path):
 def load(*argv):
     """The script's model and extractor."""
     args = pretraining.parse_arguments(["--dataset_name", "corpus", "--output_dir", "out", *map(str, argv)])
-    return pretraining.load_model(args, Accelerator(cpu=True))
+    return pretraining.load_model(args)
 
 
 def assert_same_weights(one, other, but=()):

@@ -30,11 +30,11 @@ FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared b
     "output_dir", "cache_dir", "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names",
     "audio_column_name", "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root",
     "streaming", "min_duration_in_seconds", "max_duration_in_seconds", "long_audio", "validation_split_percentage",
-    "preprocessing_num_workers", "preprocessing_only", "overwrite_cache", "train_cache_file_name", "validation_cache_file_name",
-    "init_from", "model_name_or_path", "config_name", "trust_remote_code", "gradient_checkpointing", "torch_compile",
-    "gradient_accumulation_steps", "num_train_epochs", "max_train_steps", "max_skipped_in_a_row", "logging_steps",
-    "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers", "report_to", "push_to_hub", "hub_model_id",
-    "hub_token"}
+    "preprocessing_num_workers", "preprocessing_only", "overwrite_cache", "train_cache_file_name",
+    "validation_cache_file_name", "init_from", "model_name_or_path", "config_name", "trust_remote_code",
+    "gradient_checkpointing", "torch_compile", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
+    "max_skipped_in_a_row", "logging_steps", "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers",
+    "report_to", "push_to_hub", "hub_model_id", "hub_token"}
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,22 @@ class TrainingRun:
 
     def begin(self, total_steps: int) -> dict[str, Any]:
         """What is done already: nothing, or all up to the checkpoint that is loaded here."""
-        options, found = self.options, [None]
+        options, found = self.options, [None, None]
         tracker_names(options.report_to)  # refused before anything is removed
-        if os.path.exists(options.output_dir) and not os.path.isdir(options.output_dir):
-            raise InputError(f"--output_dir {options.output_dir} is no folder")
-        if self.is_main:
-            found = [run_directory.checkpoint_to_resume(options.output_dir, options.resume_from_checkpoint,
-                                                        options.overwrite_output_dir)]
-        checkpoint = broadcast_object_list(found)[0]
-        done = self._resumed(checkpoint, total_steps) if checkpoint else NOTHING_DONE
         self.repository = NoRepository()
         if self.is_main:
-            os.makedirs(options.output_dir, exist_ok=True)
+            try:
+                found[0] = self._opened()
+            except InputError as error:  # told to the others, which would wait
+                found[1] = str(error)
+        checkpoint, fault = broadcast_object_list(found)
+        if fault:
+            raise InputError(fault)
+        done = self._resumed(checkpoint, total_steps) if checkpoint else NOTHING_DONE
+        if self.is_main:
             run_directory.write_arguments(options.output_dir, self.arguments)
-            if options.push_to_hub:
-                self.repository = Repository(options.output_dir, options.hub_model_id, options.hub_token)
-        self._tracking = Tracking(self.accelerator, options.output_dir, total_steps, done["step"], options.report_to,
-                                  self.arguments)
+        where = self.accelerator, options.output_dir
+        self._tracking = Tracking(*where, total_steps, done["step"], options.report_to, self.arguments)
         return done
 
     def __enter__(self) -> "TrainingRun":
@@ -114,6 +113,17 @@ class TrainingRun:
                              f"({' '.join(str(error).split())[:200]}): resume from another checkpoint") from error
         return done
 
+    def _opened(self) -> str | None:
+        """The output directory and, if asked for, the repository are there; the checkpoint to go on from."""
+        given = self.options
+        try:
+            os.makedirs(given.output_dir, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output_dir {given.output_dir}: no folder can be made there ({error.strerror})") from error
+        if given.push_to_hub:
+            self.repository = Repository(given.output_dir, given.hub_model_id, given.hub_token)
+        return run_directory.checkpoint_to_resume(given.output_dir, given.resume_from_checkpoint, given.overwrite_output_dir)
+
     def record(self, phase: str, step: int, values: dict[str, float]) -> None:
         """A line of metrics.jsonl, and what trackers get."""
         self._tracking.record(phase, step, values)
@@ -130,9 +140,9 @@ class TrainingRun:
             if self.is_main:
                 encoders.describe(self.accelerator.unwrap_model(self.model), self.extractor, folder)
 
+        progress |= {"arguments": self.arguments, "identity": self.identity}
         checkpoint = run_directory.save_checkpoint(
-            self.options.output_dir, place.step, write_state,
-            {**progress, "arguments": self.arguments, "identity": self.identity},
+            self.options.output_dir, place.step, write_state, progress,
             is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)
         if self.options.push_to_hub:
             self._save_model()
@@ -186,6 +196,6 @@ class Meter:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time that is not spent training."""
-        start = time.perf_counter()
+        self._since -= time.perf_counter()
         yield
-        self._since += time.perf_counter() - start
+        self._since += time.perf_counter()
