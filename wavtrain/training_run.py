@@ -132,7 +132,7 @@ class TrainingRun:
         """The update is done with."""
         self._tracking.advance(step)
 
-    def save(self, place: Place, counters: dict[str, Any]) -> str:
+    def save(self, place: Place, counters: dict[str, Any]) -> None:
         """A checkpoint, complete or absent, that is also a model directory; with --push_to_hub the model goes there."""
         progress = {"step": place.step, "epoch": place.epoch, "update": place.update + 1, **counters}
         def write_state(folder: str) -> None:
@@ -141,13 +141,12 @@ class TrainingRun:
                 encoders.describe(self.accelerator.unwrap_model(self.model), self.extractor, folder)
 
         progress |= {"arguments": self.arguments, "identity": self.identity}
-        checkpoint = run_directory.save_checkpoint(
+        run_directory.save_checkpoint(
             self.options.output_dir, place.step, write_state, progress,
             is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)
         if self.options.push_to_hub:
             self._save_model()
             self.repository.push(f"step {place.step}")
-        return checkpoint
 
     def _save_model(self) -> None:
         model, weights = self.accelerator.unwrap_model(self.model), self.accelerator.get_state_dict(self.model)
