@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from wavtrain import InputError, arguments, encoders, flags
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
 from wavtrain.allocator import keep_freed_memory
-from wavtrain.batching import BatchBudget
+from wavtrain.batching import BatchBudget, EpochPlan
 from wavtrain.contrastive import ObjectiveSettings
 from wavtrain.measures import Sums, pretraining_measures
 from wavtrain.places import TrainingPlaces, share_of, validation_places
@@ -131,8 +131,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     model, extractor = load_model(args)
     speech, held_out = open_speech(args, prepared, model.config, extractor)
     per_update = accelerator.num_processes * args.gradient_accumulation_steps
-    total_steps = args.max_train_steps or args.num_train_epochs * speech.plan(epoch=0).num_updates(per_update)
-    announce(args, accelerator, speech, per_update, total_steps)
+    plan = speech.plan(epoch=0)
+    total_steps = args.max_train_steps or args.num_train_epochs * plan.num_updates(per_update)
+    announce(args, accelerator, speech, plan, per_update, total_steps)
     identity = encoders.identity(model.config, extractor)  # before prepare() wraps the model
     model, optimizer = accelerator.prepare(model, build_optimizer(args, model))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, extractor, vars(args),
@@ -240,12 +241,12 @@ def validate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
     return pretraining_measures(sums.over_processes(accelerator))
 
 
-def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechBatches, per_update: int,
+def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechBatches, plan: EpochPlan, per_update: int,
              total_steps: int) -> None:
     """What is about to happen, and what is likely to be a mistake."""
     if not accelerator.is_main_process:
         return
-    settings, plan = speech.settings, speech.plan(epoch=0)
+    settings = speech.settings
     hours = speech.num_samples.sum() / SAMPLING_RATE / 3600
     print(f"{len(speech.num_samples)} clips, {hours:.2f} h, in {plan.num_batches} micro-batches; {per_update} of them make an "
           f"update, on {accelerator.num_processes} processes: {hours * per_update / plan.num_batches:.4f} h an update, "
