@@ -23,7 +23,7 @@ $(VENV)/ready: requirements.txt
 	$(RUN) -m pip install --quiet -r requirements.txt
 	@touch $@
 
-$(VENV)/ready-dev: requirements-dev.txt requirements-tracking.txt $(VENV)/ready
+$(VENV)/ready-dev: requirements-dev.txt requirements-tracking.txt requirements-decoding.txt requirements-export.txt $(VENV)/ready
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 

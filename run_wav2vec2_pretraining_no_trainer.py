@@ -15,54 +15,47 @@ four are the same run. A killed run goes on exactly with --resume_from_checkpoin
 import argparse
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, send_to_device
+from accelerate.utils import send_to_device
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from wavtrain import InputError, arguments, encoders, flags
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
-from wavtrain.allocator import keep_freed_memory
-from wavtrain.batching import BatchBudget, EpochPlan
+from wavtrain.batching import EpochPlan
 from wavtrain.contrastive import ObjectiveSettings
+from wavtrain.engine import accelerator_for
+from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, pretraining_measures
+from wavtrain.meter import Meter
+from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.places import TrainingPlaces, share_of, validation_places
-from wavtrain.reports import preparation_summary
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
-from wavtrain.speech.preparation import already_prepared, cache_folder, link_split, prepared_speech
 from wavtrain.speech.prepared_directory import PreparedSpeech
-from wavtrain.speech.waveforms import SAMPLING_RATE
-from wavtrain.speech_batches import BatchSettings, SpeechBatches, loaded
-from wavtrain.training_run import Meter, RunOptions, TrainingRun
+from wavtrain.speech_batches import BatchSettings, SpeechBatches
+from wavtrain.summaries import run_summary
+from wavtrain.training_run import RunOptions, TrainingRun
+from wavtrain.training_speech import CacheOptions, training_speech
 
 CONFIG_FLAGS = ("mask_time_prob", "mask_time_length", "diversity_loss_weight", "hidden_dropout", "attention_dropout",
                 "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout", "layerdrop")
-ENGINES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.new_parser(__doc__)
-    flags.add_corpus_arguments(parser)
-    flags.add_preparation_arguments(parser)
-    flags.add_training_cache_arguments(parser)
+    flags.add_training_arguments(parser)
     flags.add_model_arguments(parser)
-    group = parser.add_argument_group("batches")
-    group.add_argument("--per_device_train_batch_size", type=arguments.positive, metavar="N", help="clips in a micro-batch at "
-                       "most (8; with --max_batch_duration_in_seconds as many as fit)")
-    group.add_argument("--per_device_eval_batch_size", type=arguments.positive, default=8, metavar="N", help="%(default)s")
-    group.add_argument("--max_batch_duration_in_seconds", type=arguments.above_zero, metavar="S",
-                       help="clips x the longest of them in a micro-batch (fairseq's max_tokens / 16000)")
+    group = flags.add_batch_arguments(parser)
     group.add_argument("--random_crop_in_seconds", type=arguments.above_zero, metavar="S",
                        help="longer clips are cropped to this, at a random place (fairseq's max_sample_size / 16000)")
     group.add_argument("--uneven_clips", choices=("crop", "pad"), help="to the shortest of their batch, as fairseq, or to the "
                        "longest (default: crop for models with group norm, which cannot tell padding from speech, else pad)")
-    group.add_argument("--pad_to_multiple_of", type=arguments.positive, metavar="N", help="of samples in a batch")
     group = parser.add_argument_group("objective")
     group.add_argument("--mask_time_prob", type=arguments.share, metavar="P",
                        help="share of frames that spans would mask if none overlapped (the config's; 0.65 in all recipes)")
@@ -80,10 +73,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_gumbel_temperature", type=arguments.above_zero, default=2.0, metavar="T", help="%(default)s")
     group.add_argument("--min_gumbel_temperature", type=arguments.above_zero, default=0.5, metavar="T", help="%(default)s")
     group.add_argument("--gumbel_temperature_decay", type=arguments.share, default=0.999995, metavar="F", help="%(default)s")
-    flags.add_optimizer_arguments(parser)
-    flags.add_run_arguments(parser)
     args = arguments.parse(parser, argv)
-    args.per_device_train_batch_size = args.per_device_train_batch_size or (None if args.max_batch_duration_in_seconds else 8)
     args.model_name_or_path = args.model_name_or_path or args.init_from
     if args.min_gumbel_temperature > args.max_gumbel_temperature:
         raise InputError(f"--min_gumbel_temperature {args.min_gumbel_temperature:g} is above --max_gumbel_temperature "
@@ -98,32 +88,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, then train; return the last validation, or the report of the preparation."""
     args = parse_arguments(argv)
-    disable_progress_bar()  # of transformers, which draws one for each file it saves
-    can_accelerate = torch.accelerator.is_available() and not torch.backends.mps.is_available()  # which has no float64
-    accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=args.mixed_precision)
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
-        raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
-    if accelerator.distributed_type not in ENGINES:
-        raise InputError(f"{accelerator.distributed_type.value} is not supported yet: launch without it, for DDP")
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    prepared = prepare(args, accelerator)
-    if accelerator.is_main_process:
-        print(preparation_summary(prepared.folder, prepared.report))
+    accelerator = accelerator_for(args.mixed_precision)
+    prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
+                               arguments.options_of(CacheOptions, args), accelerator)
     return prepared.report if args.preprocessing_only else train(args, accelerator, prepared)
-
-
-def prepare(args: argparse.Namespace, accelerator: Accelerator) -> PreparedSpeech:
-    """Open --dataset_name if it is a prepared directory, otherwise prepare it where later runs find it."""
-    corpus, limits = arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args)
-    percentage = args.validation_split_percentage
-    prepared = already_prepared(corpus, limits, percentage) or prepared_speech(
-        corpus, limits, args.train_cache_file_name or cache_folder(args.cache_dir, corpus, limits, percentage),
-        validation_percentage=percentage, num_workers=args.preprocessing_num_workers, cache_dir=args.cache_dir,
-        overwrite=args.overwrite_cache, may_prepare=accelerator.is_local_main_process)
-    if args.validation_cache_file_name and accelerator.is_local_main_process:
-        link_split(prepared, "validation", args.validation_cache_file_name)
-    return prepared
 
 
 def train(args: argparse.Namespace, accelerator: Accelerator, prepared: PreparedSpeech) -> dict[str, Any]:
@@ -134,11 +102,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     plan = speech.plan(epoch=0)
     total_steps = args.max_train_steps or args.num_train_epochs * plan.num_updates(per_update)
     announce(args, accelerator, speech, plan, per_update, total_steps)
-    identity = encoders.identity(model.config, extractor)  # before prepare() wraps the model
-    model, optimizer = accelerator.prepare(model, build_optimizer(args, model))
-    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, extractor, vars(args),
-                      {"micro_batches_per_update": per_update, "prepared_speech": prepared.report["fingerprint"],
-                       "mixed_precision": accelerator.mixed_precision, **identity})
+    identity = encoders.identity(model.config, extractor, per_update, prepared.report["fingerprint"],
+                                 accelerator.mixed_precision)  # before prepare() wraps the model
+    model, optimizer = accelerator.prepare(model, adamw(model, arguments.options_of(OptimizerOptions, args)))
+    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, partial(encoders.describe, extractor),
+                      vars(args), identity)
     done = run.begin(total_steps)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
     agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), {}
@@ -187,10 +155,7 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, FeatureExtrac
     extractor = encoders.load_feature_extractor(name, "--model_name_or_path", **where)
     torch.manual_seed(args.seed)
     model = encoders.build(config, arguments.options_of(ObjectiveSettings, args), args.init_from, args.cache_dir)
-    if args.gradient_checkpointing:
-        encoders.checkpoint_layers(model)
-    if args.torch_compile:
-        encoders.compile_layers(model)
+    encoders.adapt_layers(model, args.gradient_checkpointing, args.torch_compile)
     return model, extractor
 
 
@@ -198,8 +163,7 @@ def open_speech(args: argparse.Namespace, prepared: PreparedSpeech, config: PreT
                 extractor: FeatureExtractionMixin) -> tuple[SpeechBatches, SpeechBatches | None]:
     """Training and validation clips, as micro-batches."""
     def batches(split: str, max_clips: int | None) -> SpeechBatches | None:
-        seconds = (args.max_batch_duration_in_seconds, args.random_crop_in_seconds)
-        budget = BatchBudget(max_clips, *(round(each * SAMPLING_RATE) if each else None for each in seconds))
+        budget = budget_of(max_clips, args.max_batch_duration_in_seconds, args.random_crop_in_seconds)
         crops = (args.uneven_clips or encoders.takes_uneven_clips(config)) == "crop"
         settings = BatchSettings(args.seed, budget, crops, extractor.do_normalize, encoders.convolutions(config),
                                  config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks,
@@ -208,16 +172,6 @@ def open_speech(args: argparse.Namespace, prepared: PreparedSpeech, config: PreT
         return SpeechBatches(clips, settings) if clips else None
 
     return batches("train", args.per_device_train_batch_size), batches("validation", args.per_device_eval_batch_size)
-
-
-def build_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW, the fused one: it can leave out an update without asking the device first."""
-    parameters = [each for each in model.parameters() if each.requires_grad]
-    exempt = [each for each in parameters if each.ndim <= 1] if args.exempt_norms_and_biases else []
-    decayed = [each for each in parameters if not any(each is other for other in exempt)]
-    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=args.learning_rate,
-                             betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, fused=True)
 
 
 def planned(args: argparse.Namespace, step: int, total_steps: int) -> tuple[float, float]:
@@ -247,18 +201,13 @@ def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechB
     if not accelerator.is_main_process:
         return
     settings = speech.settings
-    hours = speech.num_samples.sum() / SAMPLING_RATE / 3600
-    print(f"{len(speech.num_samples)} clips, {hours:.2f} h, in {plan.num_batches} micro-batches; {per_update} of them make an "
-          f"update, on {accelerator.num_processes} processes: {hours * per_update / plan.num_batches:.4f} h an update, "
-          f"{total_steps} updates, {total_steps * per_update / plan.num_batches:.1f} epochs")
+    print(run_summary(speech.num_samples, plan.num_batches, per_update, accelerator.num_processes, total_steps,
+                      args.num_warmup_steps))
     if speech.num_too_short:
         print(f"note: {speech.num_too_short} clips are too short for a mask of {settings.mask_time_length} frames and are left "
               "out: raise --min_duration_in_seconds to have them counted in rejected.jsonl")
     if settings.mask_time_prob < 0.3:
         print(f"note: mask_time_prob is {settings.mask_time_prob}, a value for fine-tuning: give --mask_time_prob 0.65")
-    if args.num_warmup_steps >= total_steps:
-        print(f"note: --num_warmup_steps {args.num_warmup_steps} is not shorter than the run of {total_steps} updates, so the "
-              "learning rate never reaches its height")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One training step on a CPU with glibc's memory kept (wavtrain.allocator) and without, in turn; each in its own process.
+"""One training step on a CPU with glibc's memory kept (wavtrain.engine) and without, in turn; each in its own process.
 
     python benchmarks/bench_allocator.py --model_name_or_path configs/models/wav2vec2-tiny --seconds 6 --clips 10
 """
@@ -44,9 +44,9 @@ def seconds_of_a_step(args: argparse.Namespace) -> float:
     import numpy as np
     import torch
 
-    from wavtrain.allocator import keep_freed_memory
     from wavtrain.contrastive import ObjectiveSettings
     from wavtrain.encoders import build, load_config
+    from wavtrain.engine import keep_freed_memory
     from wavtrain.masking import masked_places, span_mask
 
     if args.way == "kept":

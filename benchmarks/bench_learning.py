@@ -28,9 +28,10 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from wavtrain.allocator import keep_freed_memory  # noqa: E402
+from wavtrain.engine import keep_freed_memory  # noqa: E402
+from wavtrain.loading import decoded, normalised  # noqa: E402
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor  # noqa: E402
-from wavtrain.speech_batches import SpeechBatches, _decoded, _normalised  # noqa: E402
+from wavtrain.speech_batches import SpeechBatches  # noqa: E402
 
 SCRIPT = importlib.import_module("run_wav2vec2_pretraining_no_trainer")
 
@@ -118,7 +119,7 @@ def train_as_the_example(options: argparse.Namespace, args: argparse.Namespace, 
 
 def example_batch(rows: dict[str, Any], model: Wav2Vec2ForPreTraining) -> dict[str, torch.Tensor]:
     """Clips padded to the longest of them, with transformers' masks and negatives."""
-    waves = [_normalised(_decoded(*row)) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
+    waves = [normalised(decoded(*row)) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
     values = np.zeros((len(waves), max(map(len, waves))), dtype=np.float32)
     attention = np.zeros(values.shape, dtype=np.int64)
     for row, wave in enumerate(waves):

@@ -11,18 +11,26 @@ import pytest
 from conftest import ROOT
 from transformers import Wav2Vec2Config
 
-FLOORS = {  # of both folders: wavtrain/speech/ and wavtrain/ itself
-    0: "allocator arguments batching durable_files hub masking measures progress schedules "
-       "audio_paths mp3_length resampling rows tables waveforms",
-    1: "accumulation contrastive flags places reports run_directory tracking "
-       "clips dataset_corpora prepared_directory table_corpora",
-    2: "encoders speech_batches folder_corpora preparation_plan shards",
-    3: "training_run manifests speech_cache",
-    4: "preparation",
+from wavtrain.recognition.transcripts import TextRules
+from wavtrain.speech.clips import ClipLimits
+
+FLOORS = {  # of all folders: wavtrain/speech/, wavtrain/recognition/ and wavtrain/ itself
+    0: "arguments batching durable_files hub layerdrop masking measures optimizers progress schedules "
+       "audio_paths mp3_length resampling rows tables waveforms "
+       "error_rates filter_banks padding transcripts vocabulary_files",
+    1: "accumulation contrastive engine flags meter places reports run_directory summaries tracking "
+       "clips dataset_corpora prepared_directory table_corpora "
+       "ctc evaluate_metrics ngrams vocabularies",
+    2: "encoders loading folder_corpora preparation_plan shards "
+       "adapters decoding lexicons scores transcribed_clips",
+    3: "speech_batches training_run manifests speech_cache "
+       "beam_decoding pseudo_labels recognisers windows",
+    4: "preparation ctc_batches onnx_export rescoring transcription tuning",
+    5: "training_speech",
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PACKAGE = sorted(path for path in (ROOT / "wavtrain").rglob("*.py") if path.stem != "__init__")
-SPEECH = [path for path in PACKAGE if path.parent.name == "speech"]
+FOLDERS = {folder: [path for path in PACKAGE if path.parent.name == folder] for folder in ("wavtrain", "speech", "recognition")}
 SCRIPTS = sorted(ROOT.glob("run_*.py"))
 MAX_FUNCTION, MAX_MODULE, MAX_SCRIPT, MAX_NESTING, MAX_SHARED = 50, 200, 280, 4, 0.25
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try)
@@ -47,13 +55,19 @@ def imported(path: Path) -> set[str]:
 def test_the_floor_table_names_every_module():
     assert sorted(path.stem for path in PACKAGE) == sorted(FLOOR_OF)
     assert not {"utils", "common", "helpers", "misc"} & set(FLOOR_OF)
-    assert max(len(SPEECH), len(PACKAGE) - len(SPEECH)) <= 25, "time for another folder"
+    assert sum(map(len, FOLDERS.values())) == len(PACKAGE)
+    assert max(map(len, FOLDERS.values())) <= 25, "time for another folder"
 
 
 def test_speech_knows_nothing_of_training():
     of_everyone = {"arguments", "durable_files", "progress"}
-    for path in SPEECH:
-        assert imported(path) <= {path.stem for path in SPEECH} | of_everyone, path.stem
+    for path in FOLDERS["speech"]:
+        assert imported(path) <= {path.stem for path in FOLDERS["speech"]} | of_everyone, path.stem
+
+
+def test_pretraining_knows_nothing_of_recognition():
+    for path in FOLDERS["wavtrain"]:
+        assert not imported(path) & {path.stem for path in FOLDERS["recognition"]}, path.stem
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
@@ -119,6 +133,8 @@ def test_scripts_share_little(one, other):
 
 
 SMALLEST = {  # command lines that parse
+    "run_ctc_decoding": "--model_name_or_path model --dataset_name corpus --output_dir scores",
+    "run_ctc_finetuning": "--dataset_name corpus --preprocessing_only",
     "run_preprocessing": "--dataset_name corpus --output_dir prepared",
     "run_wav2vec2_pretraining_no_trainer": "--dataset_name corpus --preprocessing_only",
 }
@@ -133,13 +149,13 @@ def test_every_flag_is_read(script):
     """Read in the script as args.FLAG, or as a field of a dataclass that the script fills and the package uses."""
     read = set(re.findall(r"\bargs\.(\w+)", script.read_text()))
     package = "\n".join(path.read_text() for path in PACKAGE if path.stem != "arguments")
-    of_config = re.search(r"^CONFIG_FLAGS = \((.*?)\)$", script.read_text(), re.MULTILINE | re.DOTALL)
-    read |= set(re.findall(r"\w+", of_config[1])) & set(vars(Wav2Vec2Config())) if of_config else set()
+    by_name = re.findall(r"^(?:CONFIG_FLAGS|TEXT_FLAGS|WHOLE) = [({](.*?)[)}](?:  #[^\n]*)?$", script.read_text(), re.M | re.S)
+    read |= set(re.findall(r"\w+", " ".join(by_name))) & set(vars(Wav2Vec2Config()) | vars(TextRules()) | vars(ClipLimits()))
     filled = re.findall(r"options_of\((\w+),", script.read_text())
     for name in filled:
         fields = re.search(rf"class {name}:(.*?)(?=\n(?:@|class |def )|\Z)", package, re.DOTALL)[1]
         declared = set(re.findall(r"^    (\w+): ", fields, re.MULTILINE))
-        owners = "options|limits|corpus|self|objective|schedule"
+        owners = "options|limits|corpus|self|objective|schedule|rules"
         used = {field for field in declared if re.search(rf"({owners})\.{field}\b|\"{field}\"", package)}
         roles = {field for field in declared if field.endswith("_column_name")} if "_column_name\")" in package else set()
         read |= used | roles

@@ -224,7 +224,7 @@ def test_what_is_saved_names_the_stock_class(kind, ours, stock, tmp_path):
     model, extractor = load(FLAG, write_model(tmp_path / "model", kind, layerdrop=0.2))
     assert type(model) is ours
     model.save_pretrained(tmp_path / "saved")
-    encoders.describe(model, extractor, str(tmp_path / "saved"))
+    encoders.describe(extractor, model, str(tmp_path / "saved"))
     saved = AutoModelForPreTraining.from_pretrained(tmp_path / "saved")
     assert type(saved) is stock
     assert saved.config.layerdrop == 0.2

@@ -222,12 +222,19 @@ def test_splits_saved_one_by_one(tmp_path):
     ("./gone", "gone: no such file or folder"), ("a/b/c", "a/b/c: no such file or folder"),
     ("gone.tsv", "gone.tsv: no such file or folder"),
     ("~/gone/for/ever", "gone/for/ever: no such file or folder"),
-    ("{}/clip.flac", "clip.flac: not a manifest; its name must end in .csv, .tsv, .jsonl, .json"),
+    ("{}/notes.txt", "notes.txt: neither audio nor a manifest, whose name ends in .csv, .tsv, .jsonl, .json"),
 ])
 def test_names_that_lead_nowhere(tmp_path, name, message):
-    write_clips(tmp_path, "clip.flac")
+    (tmp_path / "notes.txt").write_text("words\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"^--dataset_name .*{message}"):
         open_sources(name.format(tmp_path))
+
+
+def test_audio_files_are_corpora_of_one_clip(tmp_path):
+    write_clips(tmp_path, "one.flac", "two.wav")
+    sources = open_sources(tmp_path / "one.flac", tmp_path / "two.wav")
+    rows = [row for source in sources for row in source.rows()]
+    assert [(row.audio, row.utterance_id) for row in rows] == [(str(tmp_path / name),) * 2 for name in ("one.flac", "two.wav")]
 
 
 def test_columns_and_roots_reach_every_form(tmp_path):

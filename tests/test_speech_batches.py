@@ -13,9 +13,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPr
 import run_preprocessing
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, MicroBatch, plan_epoch, plan_in_order
+from wavtrain.loading import loaded
 from wavtrain.places import Place, TrainingPlaces, validation_places
 from wavtrain.speech.prepared_directory import open_prepared
-from wavtrain.speech_batches import BatchSettings, SpeechBatches, loaded
+from wavtrain.speech_batches import BatchSettings, SpeechBatches
 
 SAMPLES = [16_000, 16_003, 9_000, 24_000, 5_000, 7_000]
 CONVOLUTIONS = tuple(zip(Wav2Vec2Config().conv_kernel, Wav2Vec2Config().conv_stride, strict=True))

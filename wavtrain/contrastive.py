@@ -5,14 +5,14 @@ same masks and negatives loss and gradients are equal. What is left out is the w
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import gumbel_softmax, normalize, one_hot
 from transformers import PreTrainedConfig, Wav2Vec2ConformerForPreTraining, Wav2Vec2ForPreTraining
 
+from wavtrain.layerdrop import droppable
 from wavtrain.masking import cross_utterance_negatives, same_utterance_negatives
 from wavtrain.measures import perplexity
 
@@ -38,7 +38,7 @@ class _MaskedFramesOnly:
         encoder.config = copy.copy(encoder.config)
         encoder.config.layerdrop = 0.0  # its own way of dropping leaves parameters without a gradient, which DDP cannot bear
         for layer in encoder.layers:
-            layer.forward = _droppable(layer, config.layerdrop)
+            layer.forward = droppable(layer, config.layerdrop)
 
     def forward(
         self,
@@ -161,18 +161,6 @@ class Wav2Vec2ConformerPretraining(_MaskedFramesOnly, Wav2Vec2ConformerForPreTra
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.base_model.encoder.pos_conv_embed.requires_grad_(False)  # is there and never used, in fairseq as well
-
-
-def _droppable(layer: nn.Module, probability: float) -> Callable[..., Tensor]:
-    """Layerdrop that costs nothing and still gives every parameter its gradient, zero, so that processes stay in step."""
-    run = layer.forward
-
-    def forward(hidden: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        if probability and layer.training and torch.rand(()) < probability:
-            return hidden + 0 * sum(parameter.sum() for parameter in layer.parameters())
-        return run(hidden, *args, **kwargs)
-
-    return forward
 
 
 def _first(counts: Tensor, width: int) -> Tensor:

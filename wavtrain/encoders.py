@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from wavtrain import InputError
@@ -107,7 +108,7 @@ def _with_weights(
     return model
 
 
-def describe(model: PreTrainedModel, extractor: FeatureExtractionMixin, folder: str) -> None:
+def describe(extractor: FeatureExtractionMixin, model: PreTrainedModel, folder: str) -> None:
     """config.json, naming the class of transformers that reads the weights, and preprocessor_config.json."""
     stock = next(base for base in type(model).__mro__ if base.__module__.startswith("transformers."))
     model.config.architectures = [stock.__name__]
@@ -115,11 +116,13 @@ def describe(model: PreTrainedModel, extractor: FeatureExtractionMixin, folder: 
     extractor.save_pretrained(folder)
 
 
-def identity(config: PreTrainedConfig, extractor: FeatureExtractionMixin) -> dict[str, Any]:
-    """What decides the numbers of a run without showing in the shape of a weight."""
+def identity(config: PreTrainedConfig, extractor: FeatureExtractionMixin, micro_batches_per_update: int,
+             prepared_speech: str, mixed_precision: str) -> dict[str, Any]:
+    """What decides the numbers of a run, beside its arguments and the shapes of its weights."""
     found = {name: getattr(config, name, None) for name in DECIDES_NUMBERS}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}  # as JSON gives it back
-    return {**found, "do_normalize": extractor.do_normalize}
+    return {"micro_batches_per_update": micro_batches_per_update, "prepared_speech": prepared_speech,
+            "mixed_precision": mixed_precision, **found, "do_normalize": getattr(extractor, "do_normalize", None)}
 
 
 def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
@@ -132,13 +135,17 @@ def takes_uneven_clips(config: PreTrainedConfig) -> str:
     return "crop" if config.feat_extract_norm == "group" else "pad"
 
 
-def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Activations are computed again in the backward pass; transformers 5.2x has a new name for it."""
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
+def adapt_layers(model: PreTrainedModel, checkpoints: bool, compiles: bool) -> None:
+    """--gradient_checkpointing: activations are computed again in the backward pass. --torch_compile: layer by layer, as they
+    repeat, so little is compiled, and lengths may change."""
+    if checkpoints:  # transformers 5.2x has a new name for it
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+    if compiles:
+        for layer in (*_convolution_layers(model), *model.base_model.encoder.layers):
+            layer.compile(dynamic=True)
 
 
-def compile_layers(model: PreTrainedModel) -> None:
-    """Layer by layer: they repeat, so little is compiled, and lengths may change."""
-    for layer in (*model.base_model.feature_extractor.conv_layers, *model.base_model.encoder.layers):
-        layer.compile(dynamic=True)
+def _convolution_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """None in a model of filter banks."""
+    return list(model.base_model.feature_extractor.conv_layers) if hasattr(model.base_model, "feature_extractor") else []

@@ -9,11 +9,12 @@ from wavtrain.schedules import SCHEDULES
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has it not
 
 
-def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+def add_corpus_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Which speech. Fields of manifests.CorpusOptions."""
     group = parser.add_argument_group("corpus")
     group.add_argument("--dataset_name", nargs="+", required=True, metavar="CORPUS",
-                       help="Hub id, folder, manifest file (tsv, csv, json, jsonl) or prepared directory; several are joined")
+                       help="Hub id, folder, manifest file (tsv, csv, json, jsonl), audio file or prepared directory; several "
+                       "are joined")
     group.add_argument("--dataset_config_names", nargs="+", default=(), metavar="CONFIG",
                        help="configurations (of a folder: subfolders), paired with the splits")
     group.add_argument("--dataset_split_names", nargs="+", default=(), metavar="SPLIT",
@@ -26,6 +27,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--audio_root", metavar="DIR", help="folder that audio paths of tables are relative to and must stay in "
                        "(default: the folder of the table, or of the corpus)")
     group.add_argument("--streaming", action="store_true", help="read a Hub or parquet corpus as a stream, store what passes")
+    return group
 
 
 def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,19 +51,92 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, and what of its config is to be other than it says."""
+    """Which model is pretrained, and what of its config is to be other than it says."""
     group = parser.add_argument_group("model")
     group.add_argument("--model_name_or_path", metavar="MODEL", help="Hub id or folder of a config and a feature extractor, as "
                        "configs/models/wav2vec2-base; its weights are not taken, --init_from takes them (default: --init_from)")
     group.add_argument("--config_name", metavar="MODEL", help="Hub id or folder of the config, if not the model's own")
     group.add_argument("--init_from", metavar="MODEL", help="go on from these weights (Hub id, folder, a run's checkpoint)")
+    _add_ways_of_a_model(group, "feat_quantizer_dropout")
+
+
+def add_recogniser_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model is fine-tuned, and what of its config is to be other than it says."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_name_or_path", metavar="MODEL", help="weights to start from: the output of a pretraining, any "
+                       "checkpoint that transformers can give a CTC head (folder or Hub id)")
+    group.add_argument("--config_name", metavar="MODEL", help="start from random weights of this config (folder or Hub id)")
+    group.add_argument("--feature_encoder", choices=("frozen", "trained"),
+                       help="the convolutions (default: frozen, from random weights trained)")
+    group.add_argument("--freeze_finetune_updates", type=natural, default=0, metavar="N",
+                       help="train the new head alone for so many updates (%(default)s; fairseq 10000)")
+    group.add_argument("--adapter_language", metavar="LANG", help="train only the adapters and the head of this language (MMS)")
+    _add_ways_of_a_model(group, "final_dropout")
+
+
+def _add_ways_of_a_model(group: argparse._ArgumentGroup, last_dropout: str) -> None:
     group.add_argument("--trust_remote_code", action="store_true", help="run code that comes with a config of the Hub")
-    for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
-                 "layerdrop"):
+    for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", last_dropout, "layerdrop"):
         group.add_argument(f"--{name}", type=share, metavar="P", help="in place of the config's")
     group.add_argument("--gradient_checkpointing", action="store_true", help="compute activations twice to keep fewer")
     group.add_argument("--torch_compile", action="store_true", help="compile the layers: slow at first, then faster on GPUs")
     group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of every script that trains."""
+    add_corpus_arguments(parser)
+    add_preparation_arguments(parser)
+    add_training_cache_arguments(parser)
+    add_optimizer_arguments(parser)
+    add_run_arguments(parser)
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """How many clips are a micro-batch."""
+    group = parser.add_argument_group("batches")
+    group.add_argument("--per_device_train_batch_size", type=positive, metavar="N", help="clips in a micro-batch at "
+                       "most (8; with --max_batch_duration_in_seconds as many as fit)")
+    group.add_argument("--per_device_eval_batch_size", type=positive, default=8, metavar="N", help="%(default)s")
+    group.add_argument("--max_batch_duration_in_seconds", type=above_zero, metavar="S",
+                       help="clips x the longest of them in a micro-batch (fairseq's max_tokens / 16000)")
+    group.add_argument("--pad_to_multiple_of", type=positive, metavar="N", help="of samples in a batch")
+    return group
+
+
+def add_beam_arguments(parser: argparse.ArgumentParser) -> None:
+    """The beam search, and language models. Fields of beam_decoding.BeamOptions."""
+    group = parser.add_argument_group("beam search")
+    group.add_argument("--lm_path", metavar="FILE", help="n-gram language model, ARPA or KenLM binary")
+    group.add_argument("--lm_unit", choices=("word", "token"), default="word",
+                       help="of the language model; token spells freely, word needs a lexicon or an ARPA file (%(default)s)")
+    group.add_argument("--lexicon_path", metavar="FILE", help="the only words there are: lines of `word`, or of "
+                       "`word<TAB>t o k e n s` (default: those of the ARPA file)")
+    group.add_argument("--lm_weight", type=amount, default=2.0, metavar="W", help="%(default)s")
+    group.add_argument("--word_score", type=float, default=-1.0, metavar="W", help="for each word (%(default)s)")
+    group.add_argument("--unk_score", type=float, default=float("-inf"), metavar="W", help="for what is no word (never)")
+    group.add_argument("--beam_size", type=positive, default=50, metavar="N", help="%(default)s; the papers have 500 to 1500")
+    group.add_argument("--beam_size_token", type=positive, metavar="N", help="tokens tried in each frame (all)")
+    group.add_argument("--beam_threshold", type=above_zero, default=25.0, metavar="T", help="%(default)s")
+    group.add_argument("--num_hypotheses", type=positive, default=1, metavar="N",
+                       help="texts of each utterance in hypotheses.jsonl, and for --rescoring_lm to choose from (%(default)s)")
+    group.add_argument("--rescoring_lm", metavar="MODEL", help="causal transformer that chooses among --num_hypotheses texts")
+    group.add_argument("--rescoring_weight", type=amount, default=1.0, metavar="W", help="%(default)s")
+    group.add_argument("--tune", type=positive, nargs="?", const=30, metavar="N", help="find --lm_weight and --word_score on "
+                       "the --validation_split_names, in so many trials (30)")
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is learned of the transcripts. Fields of transcripts.TextRules."""
+    group = parser.add_argument_group("transcripts")
+    group.add_argument("--text_case", choices=("keep", "lower", "upper"), default="keep", help="of letters (%(default)s)")
+    group.add_argument("--remove_punctuation", action="store_true", help="but apostrophes inside words")
+    group.add_argument("--chars_to_ignore", nargs="+", default=(), metavar="C", help="characters to remove")
+    group.add_argument("--unicode_form", choices=("NFC", "NFD", "NFKC", "none"), default="NFC", help="%(default)s")
+    group.add_argument("--digits", choices=("keep", "reject"), default="keep",
+                       help="train on transcripts with digits, whose reading is unknown, or leave them out (%(default)s)")
+    group.add_argument("--unit", choices=("letters", "phones"), default="letters",
+                       help="what is recognised; phones are separated by spaces (%(default)s)")
 
 
 def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,3 +43,9 @@ def pretraining_measures(sums: dict[str, Tensor]) -> dict[str, float]:
     values["masked_fraction"] = float(sums["targets"] / sums["frames"])
     values["padding_fraction"] = 1 - float(sums["speech_samples"] / sums["samples"])
     return values
+
+
+def recognition_measures(sums: dict[str, Tensor]) -> dict[str, float]:
+    """The CTC loss per utterance (or label) in nats."""
+    return {"loss": float(sums["loss"]) / max(float(sums["targets"]), 1.0),
+            "padding_fraction": 1 - float(sums["speech_samples"] / sums["samples"])}

@@ -14,6 +14,7 @@ from wavtrain import InputError
 from wavtrain.durable_files import flush_folder, flush_tree, read_json, write_json, write_lines
 
 CHECKPOINTS, METRICS, TENSORBOARD, PROGRESS = "checkpoints", "metrics.jsonl", "tensorboard", "progress.json"
+MODEL_PART = ".model.part"  # a model being written into the output directory
 PART, DROPPED = ".part", ".dropped"  # being written; being deleted. Neither is a checkpoint, whatever it holds
 OF_THE_START = ("config", "hub_token", "overwrite_output_dir", "resume_from_checkpoint")  # say how to start, not what to run
 NUM_NAMED = 3  # changed arguments that a refusal lists

@@ -1,22 +1,19 @@
 """Prepared speech -> micro-batches: decode, normalise, crop or pad, mask. What is random follows from (seed, step, number)."""
 
-import signal
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order, planned_lengths
+from wavtrain.loading import decoded, frames_after, normalised, rounded_up
 from wavtrain.masking import masked_places, span_mask
 from wavtrain.places import Place
-from wavtrain.speech.waveforms import Refusal, open_speech
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,7 @@ class BatchSettings:
 
     def frames_of(self, num_samples: np.ndarray) -> np.ndarray:
         """How many frames the model makes of so many samples."""
-        for kernel, stride in self.convolutions:
-            num_samples = (num_samples - kernel) // stride + 1
-        return num_samples
+        return frames_after(num_samples, self.convolutions)
 
 
 class SpeechBatch(NamedTuple):
@@ -98,7 +93,7 @@ class SpeechBatches(Dataset):
         seeds = np.random.SeedSequence((self.settings.seed, place.step, place.micro_batch.number))
         try:
             rows = self.clips[place.micro_batch.clips.tolist()]
-            waves = [_decoded(*row) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
+            waves = [decoded(*row) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
         except InputError as error:
             return error
         return self._batch(waves, place, np.random.default_rng(seeds), int(seeds.generate_state(1)[0]))
@@ -108,11 +103,11 @@ class SpeechBatches(Dataset):
         lengths = planned_lengths(np.array([len(wave) for wave in waves]), settings.budget)
         if settings.crops:
             lengths = np.full_like(lengths, _rounded_down(int(lengths.min()), settings.pad_to_multiple_of))
-        width = _rounded_up(int(lengths.max()), settings.pad_to_multiple_of)
+        width = rounded_up(int(lengths.max()), settings.pad_to_multiple_of)
         values = np.zeros((len(waves), width), dtype=np.float32)
         for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
             start = generator.integers(len(wave) - length + 1)
-            values[row, :length] = (_normalised(wave) if settings.normalises else wave)[start : start + length]
+            values[row, :length] = (normalised(wave) if settings.normalises else wave)[start : start + length]
         num_frames = settings.frames_of(lengths.astype(np.int64))
         mask = span_mask(num_frames, settings.mask_time_prob, settings.mask_time_length, settings.mask_time_min_masks,
                          generator, settings.require_same_masks)
@@ -124,46 +119,6 @@ class SpeechBatches(Dataset):
             inputs["num_frames"] = num_frames
         return SpeechBatch({name: torch.from_numpy(each) for name, each in inputs.items()}, place, seed, int(counts.sum()),
                            int(num_frames.sum()), int(lengths.sum()), values.size)
-
-
-def loaded(
-    speech: SpeechBatches, places: Iterable[Place], num_workers: int, device: torch.device
-) -> Iterator[list[SpeechBatch]]:
-    """The micro-batches of one update after the other, loaded ahead by other processes if there are to be any."""
-    loader = DataLoader(speech, batch_size=None, sampler=places, num_workers=num_workers, pin_memory=device.type == "cuda",
-                        prefetch_factor=4 if num_workers else None, worker_init_fn=_leave_signals_to_the_loop)
-    update: list[SpeechBatch] = []
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        update.append(batch)
-        if len(update) == batch.place.rounds:
-            yield update
-            update = []
-
-
-def _leave_signals_to_the_loop(worker: int) -> None:
-    """A signal sent to the whole job must not take away the loader from a loop that is to finish its update."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _decoded(utterance_id: str, audio: dict[str, bytes]) -> np.ndarray:
-    try:
-        with open_speech(audio["bytes"]) as speech:
-            return np.concatenate(list(speech.blocks("float32")))
-    except Refusal as refusal:
-        raise InputError(f"--dataset_name: the prepared clip {utterance_id} is damaged ({refusal}): prepare the corpus again "
-                         "with --overwrite_cache") from refusal
-
-
-def _normalised(wave: np.ndarray) -> np.ndarray:
-    """As Wav2Vec2FeatureExtractor with do_normalize, over the whole clip."""
-    return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
-
-
-def _rounded_up(length: int, multiple: int | None) -> int:
-    return ceil(length / multiple) * multiple if multiple else length
 
 
 def _rounded_down(length: int, multiple: int | None) -> int:

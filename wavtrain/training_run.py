@@ -1,11 +1,10 @@
 """What a training script does with its output directory: begin or resume, record, save, push, finish."""
 
 import os
+import shutil
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
@@ -15,14 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import nn
-from transformers import FeatureExtractionMixin
+from transformers import PreTrainedModel
 
-from wavtrain import InputError, encoders, run_directory
+from wavtrain import InputError, run_directory
+from wavtrain.durable_files import flush_tree
 from wavtrain.hub import NoRepository, Repository
-from wavtrain.measures import Sums
 from wavtrain.places import Place
 from wavtrain.reports import training_curves
-from wavtrain.speech.waveforms import SAMPLING_RATE
 from wavtrain.tracking import Tracking, tracker_names
 
 NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "samples_heard": 0.0, "skipped_updates": 0}
@@ -54,15 +52,20 @@ class RunOptions:
 class TrainingRun:
     """A run in its output directory. Every process has one and calls the same methods."""
 
-    def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module, extractor: FeatureExtractionMixin,
-                 arguments: dict[str, Any], identity: dict[str, Any]) -> None:
-        self.options, self.accelerator, self.model, self.extractor = options, accelerator, model, extractor
+    def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module,
+                 describe: Callable[[PreTrainedModel, str], None], arguments: dict[str, Any], identity: dict[str, Any],
+                 serves_best: bool = False) -> None:
+        """`describe` writes into a folder what belongs beside the weights. With `serves_best` the model of the output
+        directory is that of the last call of `serve`, otherwise the newest."""
+        self.options, self.accelerator, self.model, self.describe = options, accelerator, model, describe
+        self.serves_best = serves_best
         self.arguments, self.identity = {name: value for name, value in arguments.items() if name != "hub_token"}, identity
         self.is_main = accelerator.is_main_process
 
-    def begin(self, total_steps: int) -> dict[str, Any]:
-        """What is done already: nothing, or all up to the checkpoint that is loaded here."""
-        options, found = self.options, [None, None]
+    def begin(self, total_steps: int, **counters: Any) -> dict[str, Any]:
+        """What is done already: nothing (and `counters` of the script as they begin), or all up to the checkpoint that is
+        loaded here."""
+        options, found, nothing = self.options, [None, None], {**NOTHING_DONE, **counters}
         tracker_names(options.report_to)  # refused before anything is removed
         self.repository = NoRepository()
         if self.is_main:
@@ -73,7 +76,7 @@ class TrainingRun:
         checkpoint, fault = broadcast_object_list(found)
         if fault:
             raise InputError(fault)
-        done = self._resumed(checkpoint, total_steps) if checkpoint else NOTHING_DONE
+        done = self._resumed(checkpoint, total_steps, nothing.keys()) if checkpoint else nothing
         if self.is_main:
             run_directory.write_arguments(options.output_dir, self.arguments)
         where = self.accelerator, options.output_dir
@@ -90,11 +93,11 @@ class TrainingRun:
         """Where the plan goes on."""
         return {"step": done["step"] + 1, "epoch": done["epoch"], "update": done["update"]}
 
-    def _resumed(self, checkpoint: str, total_steps: int) -> dict[str, Any]:
+    def _resumed(self, checkpoint: str, total_steps: int, counters: Collection[str]) -> dict[str, Any]:
         done = run_directory.read_progress(checkpoint)
-        if not {*NOTHING_DONE, "arguments", "identity"} <= done.keys():
-            raise InputError(f"--resume_from_checkpoint {checkpoint}: its {run_directory.PROGRESS} is no "
-                             "pretraining run's: resume from another checkpoint")
+        if not {*counters, "arguments", "identity"} <= done.keys():
+            raise InputError(f"--resume_from_checkpoint {checkpoint}: its {run_directory.PROGRESS} is none of a run of this "
+                             "script: resume from another checkpoint")
         run_directory.refuse_changed_arguments(done["arguments"], self.arguments, FREE_TO_CHANGE, checkpoint)
         for name, now in self.identity.items():
             if done["identity"].get(name) != now:
@@ -138,21 +141,33 @@ class TrainingRun:
         def write_state(folder: str) -> None:
             self.accelerator.save_state(folder)
             if self.is_main:
-                encoders.describe(self.accelerator.unwrap_model(self.model), self.extractor, folder)
+                self.describe(self.accelerator.unwrap_model(self.model), folder)
 
         progress |= {"arguments": self.arguments, "identity": self.identity}
         run_directory.save_checkpoint(
             self.options.output_dir, place.step, write_state, progress,
             is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)
         if self.options.push_to_hub:
-            self._save_model()
+            self._serve_newest()
             self.repository.push(f"step {place.step}")
 
-    def _save_model(self) -> None:
+    def serve(self) -> None:
+        """The model as it is now, in the output directory: written beside, then renamed file by file, the weights last."""
         model, weights = self.accelerator.unwrap_model(self.model), self.accelerator.get_state_dict(self.model)
-        if self.is_main:
-            model.save_pretrained(self.options.output_dir, state_dict=weights)
-            encoders.describe(model, self.extractor, self.options.output_dir)
+        if not self.is_main:
+            return
+        part = os.path.join(self.options.output_dir, run_directory.MODEL_PART)
+        shutil.rmtree(part, ignore_errors=True)
+        model.save_pretrained(part, state_dict=weights)
+        self.describe(model, part)
+        flush_tree(part)
+        for name in sorted(os.listdir(part), key=lambda name: (name.startswith("model"), name)):
+            os.replace(os.path.join(part, name), os.path.join(self.options.output_dir, name))
+        os.rmdir(part)
+
+    def _serve_newest(self) -> None:
+        if not self.serves_best:
+            self.serve()
 
     def leave(self, step: int, signal_number: int | None) -> None:
         """After a signal, when the checkpoint stands."""
@@ -162,39 +177,9 @@ class TrainingRun:
 
     def finish(self, what_next: str) -> None:
         """The model, the picture of the curves, the last upload, the last line."""
-        self._save_model()
+        self._serve_newest()
         if self.is_main:
             training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))
             self.repository.finish("the end of the run")
             print(what_next)
         self.accelerator.wait_for_everyone()
-
-
-class Meter:
-    """Samples of speech heard by all processes since the run began, and how fast it goes while it trains."""
-
-    def __init__(self, accelerator: Accelerator, samples: float) -> None:
-        self.accelerator, self._before, self._heard = accelerator, samples, Sums()
-        self._last, self._since = samples, time.perf_counter()
-
-    def hear(self, num_samples: float) -> None:
-        """Of this process's micro-batch."""
-        self._heard.add({"samples": num_samples})
-
-    def samples(self) -> float:
-        """Whole numbers, so that a resumed run adds up to the same. A collective."""
-        return self._before + float(self._heard.over_processes(self.accelerator)["samples"])
-
-    def read(self) -> dict[str, float]:
-        """A collective: hours so far, and audio-seconds per second since the last reading."""
-        samples, now = self.samples(), time.perf_counter()
-        rate = (samples - self._last) / SAMPLING_RATE / max(now - self._since, 1e-9)
-        self._last, self._since = samples, now
-        return {"audio_hours": samples / SAMPLING_RATE / 3600, "audio_seconds_per_second": rate}
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time that is not spent training."""
-        self._since -= time.perf_counter()
-        yield
-        self._since += time.perf_counter()

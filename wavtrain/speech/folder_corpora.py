@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from wavtrain import InputError
 from wavtrain.speech.audio_paths import AudioRoot, real_folder, real_place
-from wavtrain.speech.rows import Columns, Rejection, Row, row_of_file
+from wavtrain.speech.rows import Columns, Rejection, Row, printable, row_of_file
 from wavtrain.speech.table_corpora import rows_of_table
 from wavtrain.speech.tables import read_lines
 
@@ -34,6 +34,11 @@ def rows_of_folder(folder: str, corpus_folder: str, columns: Columns, audio_root
         yield from _rows_of_audiofolder(folder, table, None, columns, allowed, audio_root)
     else:
         yield from _rows_below(folder, corpus_folder, columns, allowed, audio_root)
+
+
+def rows_of_audio(path: str) -> Iterator[Row | Rejection]:
+    """A recording by itself; its path is its id."""
+    yield row_of_file(path, "", utterance_id=printable(path))
 
 
 def _metadata_in(folder: str) -> str | None:
@@ -161,7 +166,7 @@ def _walk(folder: str, allowed: AudioRoot) -> Iterator[str | Rejection]:
                 yield Rejection(path, "outside_folder", "links to folders are not followed: give its target as a corpus too")
         for name in sorted(files):
             path = os.path.join(parent, name)
-            if name.startswith(".") or not _is_audio(path):
+            if name.startswith(".") or not is_audio(path):
                 continue
             inside = not os.path.islink(path) or allowed.resolve(os.path.relpath(path, allowed.folder)) is not None
             yield path if inside else Rejection(
@@ -173,7 +178,7 @@ def _stop(error: OSError) -> None:
     raise InputError(f"{error.filename}: {error.strerror}")
 
 
-def _is_audio(path: str) -> bool:
+def is_audio(path: str) -> bool:
     """By its ending; a file whose ending says nothing, by its first bytes."""
     ending = os.path.splitext(path)[1].lower()
     if ending in AUDIO_ENDINGS or ending in OTHER_ENDINGS:

@@ -9,7 +9,7 @@ from functools import partial
 
 from wavtrain import InputError
 from wavtrain.speech.dataset_corpora import DATASET_ENDINGS, downloaded_folder, sources_of_dataset
-from wavtrain.speech.folder_corpora import METADATA, rows_of_folder
+from wavtrain.speech.folder_corpora import METADATA, is_audio, rows_of_audio, rows_of_folder
 from wavtrain.speech.rows import Columns, Source, corpus_name
 from wavtrain.speech.table_corpora import rows_of_table
 from wavtrain.speech.tables import ENDINGS
@@ -83,7 +83,7 @@ def _sources_of(
                          audio_root=options.audio_root)
     if os.path.isfile(name):
         if split not in (None, "train", "all"):
-            raise InputError(f"--dataset_split_names {split}: {name} is one table, which is not divided into splits")
+            raise InputError(f"--dataset_split_names {split}: {name} is one file, which is not divided into splits")
         yield _source_of_file(name, options)
         return
     if not os.path.isdir(name):
@@ -116,9 +116,11 @@ def _sources_of(
 
 
 def _source_of_file(path: str, options: CorpusOptions) -> Source:
-    if not path.lower().endswith(ENDINGS):
-        raise InputError(f"--dataset_name {path}: not a manifest; its name must end in {', '.join(ENDINGS)}")
     corpus = corpus_name(os.path.dirname(os.path.abspath(path)))
+    if is_audio(path):
+        return Source(corpus, path, partial(rows_of_audio, path))
+    if not path.lower().endswith(ENDINGS):
+        raise InputError(f"--dataset_name {path}: neither audio nor a manifest, whose name ends in {', '.join(ENDINGS)}")
     return Source(corpus, path, partial(rows_of_table, path, options.columns, options.audio_root))
 
 

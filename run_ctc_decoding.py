@@ -1,0 +1,211 @@
+"""Decode and score: a recogniser + speech -> hypotheses, error rates.
+
+    python run_ctc_decoding.py --model_name_or_path facebook/wav2vec2-base-960h --dataset_name librispeech_asr \\
+        --dataset_config_names clean --dataset_split_names test --output_dir scores/test_clean
+    python run_ctc_decoding.py --model_name_or_path runs/demo --dataset_name my_recording.mp3 --output_dir scores/mine
+
+The speech may be a corpus, a directory of run_preprocessing.py, or audio files as they are; long recordings are heard in
+overlapping windows that are joined frame by frame. --decoder greedy takes the best path; beam searches with an n-gram
+language model (--lm_path), whose weights --tune finds on a validation split, and --rescoring_lm lets a transformer choose
+among its hypotheses (requirements-decoding.txt). In --output_dir: hypotheses.jsonl (text, score, confidence, when each word
+is), and where there are transcripts scores.json (WER, CER, intervals, tables by speaker and language, the worst utterances)
+and sclite's reference.trn and hypothesis.trn. --pseudo_label writes a corpus with the hypotheses as transcripts.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers.utils.logging import disable_progress_bar
+
+from wavtrain import InputError, arguments, flags
+from wavtrain.durable_files import write_lines
+from wavtrain.engine import accelerator_for
+from wavtrain.progress import progress_bar
+from wavtrain.recognition import recognisers
+from wavtrain.recognition.beam_decoding import BeamDecoder, BeamOptions
+from wavtrain.recognition.decoding import Hypothesis, greedy
+from wavtrain.recognition.pseudo_labels import write_pseudo_labels
+from wavtrain.recognition.rescoring import Rescorer
+from wavtrain.recognition.scores import Scored, score, score_table, write_scores, write_trn
+from wavtrain.recognition.transcription import Recordings, WindowOptions, log_probs_of
+from wavtrain.recognition.transcripts import TextRules, normalised
+from wavtrain.recognition.tuning import tuned
+from wavtrain.recognition.vocabularies import Vocabulary, read_text_rules
+from wavtrain.speech.clips import ClipLimits
+from wavtrain.speech.manifests import CorpusOptions
+from wavtrain.speech.preparation import already_prepared, cache_folder, prepared_speech
+from wavtrain.speech.prepared_directory import PreparedSpeech
+from wavtrain.speech.waveforms import SAMPLING_RATE
+from wavtrain.summaries import preparation_summary
+
+WHOLE = {"min_duration_in_seconds": 0.025, "max_duration_in_seconds": 86_400.0, "long_audio": "drop"}  # nothing is cut here
+TEXT_FLAGS = ("text_case", "remove_punctuation", "chars_to_ignore", "unicode_form", "unit")
+Decode = Callable[[np.ndarray], list[Hypothesis]]
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = arguments.new_parser(__doc__)
+    group = flags.add_corpus_arguments(parser)
+    group.add_argument("--prepared_split", choices=("train", "validation"), default="train",
+                       help="which part of a prepared directory is decoded (%(default)s)")
+    flags.add_preparation_arguments(parser)
+    parser.set_defaults(**dict.fromkeys(WHOLE))
+    flags.add_text_arguments(parser)
+    parser.set_defaults(**dict.fromkeys(TEXT_FLAGS))
+    group = parser.add_argument_group("recogniser")
+    group.add_argument("--model_name_or_path", required=True, metavar="MODEL", help="output of run_ctc_finetuning.py, or any "
+                       "CTC checkpoint (folder or Hub id)")
+    group.add_argument("--adapter_language", metavar="LANG", help="the adapters and the vocabulary of this language (MMS)")
+    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
+    group.add_argument("--per_device_eval_batch_size", type=arguments.positive, default=8, metavar="N",
+                       help="windows at once (%(default)s)")
+    group.add_argument("--window_in_seconds", type=arguments.above_zero, default=30.0, metavar="S",
+                       help="longer recordings are heard in windows (%(default)s)")
+    group.add_argument("--window_overlap_in_seconds", type=arguments.amount, default=6.0, metavar="S", help="%(default)s")
+    group.add_argument("--dataloader_num_workers", type=arguments.natural, default=1, metavar="N", help="%(default)s")
+    group.add_argument("--decoder", choices=("greedy", "beam"), help="default: beam with --lm_path or --lexicon_path")
+    flags.add_beam_arguments(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", required=True, metavar="DIR", help="hypotheses.jsonl, scores.json, *.trn")
+    group.add_argument("--pseudo_label", metavar="DIR", help="write a corpus with the hypotheses as transcripts, to train on")
+    group.add_argument("--min_confidence", type=arguments.share, default=0.0, metavar="P",
+                       help="less certain utterances stay out of --pseudo_label (%(default)s)")
+    group.add_argument("--seed", type=arguments.seed, default=0, metavar="N", help="of intervals and of --tune (%(default)s)")
+    args = arguments.parse(parser, argv)
+    args.decoder = args.decoder or ("beam" if args.lm_path or args.lexicon_path else "greedy")
+    if args.decoder == "greedy" and (args.tune or args.rescoring_lm or args.num_hypotheses > 1):
+        raise InputError("--tune, --rescoring_lm and --num_hypotheses go with --decoder beam")
+    if args.decoder == "beam":
+        arguments.options_of(BeamOptions, args)  # refuses what does not go together
+    arguments.options_of(WindowOptions, args)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Decode one part of the speech; return what scores.json says, without transcripts only how much there was."""
+    args = parse_arguments(argv)
+    disable_progress_bar()
+    accelerator = accelerator_for(args.mixed_precision)
+    model, extractor, vocabulary = recognisers.load_recogniser(args.model_name_or_path, args.adapter_language, args.cache_dir,
+                                                               accelerator.device)
+    rules = text_rules(args, vocabulary)
+    prepared = open_corpus(args, accelerator)
+    clips = prepared.load(args.prepared_split)
+    if clips is None:
+        raise InputError(f"--prepared_split {args.prepared_split}: {prepared.folder} has no such part")
+    frames_of, samples_per_frame = recognisers.frames_of(model.config), recognisers.samples_per_frame(model.config)
+
+    def listen(clips: datasets.Dataset) -> Any:
+        recordings = Recordings(clips, arguments.options_of(WindowOptions, args),
+                                partial(recognisers.features_of, extractor=extractor), frames_of, samples_per_frame)
+        return log_probs_of(recordings, model, accelerator, args.dataloader_num_workers)
+
+    decode = open_decoder(args, accelerator, vocabulary, rules, samples_per_frame / SAMPLING_RATE,
+                          lambda: (prepared.load("validation"), listen(prepared.load("validation"))))
+    found = []
+    with progress_bar(len(clips), "utterances", "decoding", disable=not accelerator.is_main_process) as bar:
+        for row, log_probs in listen(clips):
+            found.append((row, decode(log_probs)))
+            bar.update(accelerator.num_processes)
+    found = sorted(gather_object(found), key=lambda each: each[0])
+    assert [row for row, _ in found] == list(range(len(clips))), "every utterance once"
+    return write_results(args, clips, [best for _, best in found], rules) if accelerator.is_main_process else {}
+
+
+def text_rules(args: argparse.Namespace, vocabulary: Vocabulary) -> TextRules:
+    """How transcripts are read before they are compared: as in training, unless flags say otherwise."""
+    trained = read_text_rules(args.model_name_or_path) or TextRules(unit=vocabulary.unit)
+    given = {name: getattr(args, name) for name in TEXT_FLAGS}
+    return replace(trained, digits=args.digits, **{name: value for name, value in given.items() if value is not None})
+
+
+def open_corpus(args: argparse.Namespace, accelerator: Accelerator) -> PreparedSpeech:
+    """What --dataset_name names, prepared without cutting anything."""
+    corpus, percentage = arguments.options_of(CorpusOptions, args), args.validation_split_percentage
+    given = {name: getattr(args, name) for name in WHOLE if getattr(args, name) is not None}
+    limits = ClipLimits(**{**WHOLE, **given})
+    prepared = already_prepared(corpus, ClipLimits(**given), percentage) or prepared_speech(
+        corpus, limits, cache_folder(args.cache_dir, corpus, limits, percentage or 0.0),
+        validation_percentage=percentage or 0.0, num_workers=args.preprocessing_num_workers, cache_dir=args.cache_dir,
+        overwrite=args.overwrite_cache, may_prepare=accelerator.is_local_main_process)
+    if accelerator.is_main_process:
+        print(preparation_summary(prepared.folder, prepared.report))
+    return prepared
+
+
+def open_decoder(args: argparse.Namespace, accelerator: Accelerator, vocabulary: Vocabulary, rules: TextRules,
+                 seconds_per_frame: float, listen_to_held_out: Callable[[], Any]) -> Decode:
+    """Log-probabilities -> hypotheses, the best first."""
+    if args.decoder == "greedy":
+        return lambda log_probs: [greedy(log_probs, vocabulary, seconds_per_frame)]
+    decoder = BeamDecoder(vocabulary, arguments.options_of(BeamOptions, args))
+    if args.tune:
+        clips, heard = listen_to_held_out()
+        if clips is None:
+            raise InputError("--tune needs a part to tune on: name it with --validation_split_names")
+        cached = dict(gather_object(list(heard)))
+        told = [row for row in sorted(cached) if clips[row]["text"] is not None]
+        references = [normalised(clips[row]["text"], rules) for row in told]
+        best = tuned(decoder, [cached[row] for row in told], references, seconds_per_frame, args.tune, args.seed)
+        args.lm_weight, args.word_score = best.lm_weight, best.word_score
+        decoder = decoder.with_weights(best.lm_weight, best.word_score)
+        if accelerator.is_main_process:
+            print(f"tuned on {len(told)} utterances in {len(best.trials)} trials: --lm_weight {best.lm_weight:g} --word_score "
+                  f"{best.word_score:g}, WER {best.wer:.2%} (as given {best.start_wer:.2%}, greedy {best.greedy_wer:.2%})")
+    if not args.rescoring_lm:
+        return lambda log_probs: decoder.decode(log_probs, seconds_per_frame)
+    rescorer = Rescorer(args.rescoring_lm, accelerator.device, args.cache_dir)
+    weights = args.rescoring_weight, args.lm_weight, args.word_score
+    return lambda log_probs: rescorer.ranked(decoder.candidates(log_probs, seconds_per_frame), *weights)
+
+
+def write_results(args: argparse.Namespace, clips: datasets.Dataset, found: list[list[Hypothesis]],
+                  rules: TextRules) -> dict[str, Any]:
+    """The files of --output_dir, and the corpus of --pseudo_label."""
+    os.makedirs(args.output_dir, exist_ok=True)
+    known = clips.remove_columns("audio")
+    records, scored = [], []
+    for row, hypotheses in zip(known, found, strict=True):
+        record = {"utterance_id": row["utterance_id"], "duration_in_seconds": row["num_samples"] / SAMPLING_RATE}
+        record |= {name: row[name] for name in ("speaker", "language") if row[name] is not None}
+        reference = None if row["text"] is None else normalised(row["text"], rules)
+        if reference:
+            record["reference"] = reference
+            scored.append(Scored(row["utterance_id"], reference, hypotheses[0].text, row["speaker"], row["language"]))
+        best, *others = (each._asdict() | {"words": [word._asdict() for word in each.words]} for each in hypotheses)
+        records.append({**record, **best, **({"others": others} if others else {})})
+    write_lines(os.path.join(args.output_dir, "hypotheses.jsonl"), [json.dumps(each, ensure_ascii=False) for each in records])
+    print(f"{args.output_dir}: {len(records)} utterances, {sum(each['duration_in_seconds'] for each in records) / 3600:.2f} h")
+    if args.pseudo_label:
+        print(write_pseudo_labels(args.pseudo_label, clips, [best for best, *_ in found], args.min_confidence))
+    if not scored:
+        print("note: there are no transcripts to compare with, so nothing is scored")
+        return {"num_utterances": len(records)}
+    scores = {**score(scored, args.seed), "num_without_reference": len(records) - len(scored), "decoder": how_decoded(args)}
+    write_trn(args.output_dir, scored)
+    write_scores(args.output_dir, scores)
+    print(score_table([args.output_dir]))
+    return scores
+
+
+def how_decoded(args: argparse.Namespace) -> str:
+    """In a few words, for tables."""
+    if args.decoder == "greedy":
+        return "greedy"
+    parts = [f"beam {args.beam_size}"]
+    parts += [f"{os.path.basename(args.lm_path)} {args.lm_weight:g} {args.word_score:g}"] if args.lm_path else []
+    parts += [f"{os.path.basename(args.rescoring_lm)} {args.rescoring_weight:g}"] if args.rescoring_lm else []
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    arguments.run_as_script(main)

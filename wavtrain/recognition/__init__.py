@@ -1,0 +1,1 @@
+"""From an encoder to a recogniser: transcripts, CTC models, decoding, scores."""

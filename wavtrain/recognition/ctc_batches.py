@@ -1,0 +1,146 @@
+"""Prepared clips with text -> micro-batches for CTC: speed, waveform or filter banks, labels, masks, padding."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wavtrain import InputError
+from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
+from wavtrain.loading import decoded, frames_after, padded, rounded_up
+from wavtrain.masking import span_mask
+from wavtrain.places import Place
+from wavtrain.recognition.transcribed_clips import Survey, survey
+from wavtrain.recognition.transcripts import TextRules, normalised
+from wavtrain.recognition.vocabularies import Vocabulary
+from wavtrain.speech.waveforms import SAMPLING_RATE
+
+ON_THE_CPU = ("label_lengths", "num_frames")  # the loss asks for them there; on a GPU they would have to be waited for
+
+
+class SpanMasks(NamedTuple):
+    """SpecAugment along one axis."""
+
+    probability: float
+    length: int
+    min_spans: int
+
+
+@dataclass(frozen=True)
+class CtcSettings:
+    """How clips become a batch."""
+
+    seed: int
+    budget: BatchBudget
+    rules: TextRules
+    vocabulary: Vocabulary
+    features_of: Callable[[np.ndarray], np.ndarray]  # a waveform -> what the model is given: (samples,) or (frames, features)
+    frames_of: Callable[[np.ndarray], np.ndarray]  # samples -> frames with labels
+    convolutions: tuple[tuple[int, int], ...]  # between what the model is given and its masks
+    hidden_size: int
+    is_training: bool
+    time_masks: SpanMasks
+    channel_masks: SpanMasks
+    speeds: tuple[float, ...] = (1.0,)
+    counts_tokens: bool = False  # an update is a mean over labels rather than utterances
+    pad_to_multiple_of: int | None = None
+
+
+class CtcBatch(NamedTuple):
+    """What the model is given, and what is known of it without asking the device."""
+
+    inputs: dict[str, Tensor]
+    place: Place
+    seed: int  # of dropout
+    targets: int  # utterances, or labels
+    speech_samples: int
+    samples: int  # with the padding
+
+    @property
+    def weight(self) -> float:
+        """0 where it repeats another micro-batch for the sake of the collectives."""
+        return float(self.place.micro_batch.counts)
+
+    @property
+    def counted_targets(self) -> int:
+        """Its share of the divisor."""
+        return int(self.weight) * self.targets
+
+    def known(self) -> dict[str, float]:
+        """What measures.Sums adds up beside the model's output."""
+        return {"targets": self.targets, "speech_samples": self.speech_samples, "samples": self.samples}
+
+
+class CtcBatches(Dataset):
+    """Prepared clips with their labels, a micro-batch at a time: `batches[place]`."""
+
+    def __init__(self, clips: datasets.Dataset, settings: CtcSettings) -> None:
+        num_samples = clips.data.column("num_samples").to_numpy()
+        slowest = (num_samples / min(settings.speeds)).astype(np.int64) + 1
+        fastest = (num_samples / max(settings.speeds)).astype(np.int64) - 1
+        of_training = (settings.frames_of(fastest), slowest > (settings.budget.max_samples or np.inf))
+        self.survey: Survey = survey(clips, settings.rules, settings.vocabulary, *(of_training if settings.is_training else ()))
+        self.num_samples = slowest[self.survey.usable]
+        self.clips = clips if len(self.survey.usable) == len(clips) else clips.select(self.survey.usable)
+        self.settings = settings
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Every clip once."""
+        return plan_epoch(self.num_samples, self.settings.seed, epoch, self.settings.budget)
+
+    def plan_in_order(self) -> EpochPlan:
+        """Every clip once, for validation."""
+        return plan_in_order(self.num_samples, self.settings.budget)
+
+    def __getitem__(self, place: Place) -> CtcBatch | InputError:
+        """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
+        seeds = np.random.SeedSequence((self.settings.seed, place.step, place.micro_batch.number))
+        generator = np.random.default_rng(seeds)
+        try:
+            rows = self.clips.select_columns(["utterance_id", "audio", "text"])[place.micro_batch.clips.tolist()]
+            waves = [self._at_some_speed(decoded(*row), generator)
+                     for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
+        except InputError as error:
+            return error
+        labels = [self.settings.vocabulary.encode(normalised(text, self.settings.rules)) for text in rows["text"]]
+        return self._batch(waves, labels, place, generator, int(seeds.generate_state(1)[0]))
+
+    def _at_some_speed(self, wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Faster is higher as well, as if the tape ran faster."""
+        speed = self.settings.speeds[generator.integers(len(self.settings.speeds))]
+        return wave if speed == 1 else soxr.resample(wave, SAMPLING_RATE * speed, SAMPLING_RATE, quality="MQ")
+
+    def _batch(self, waves: list[np.ndarray], labels: list[np.ndarray], place: Place, generator: np.random.Generator,
+               seed: int) -> CtcBatch:
+        settings = self.settings
+        features = [settings.features_of(wave) for wave in waves]
+        lengths = np.array([len(each) for each in features])
+        values = padded(features, rounded_up(int(lengths.max()), settings.pad_to_multiple_of), np.float32)
+        num_frames = settings.frames_of(np.array([len(wave) for wave in waves]))
+        inputs = {"inputs": values, "labels": padded(labels, max(map(len, labels)), np.int64),
+                  "label_lengths": np.array([len(each) for each in labels]), "num_frames": num_frames}
+        if lengths.min() < values.shape[1]:
+            inputs["lengths"] = lengths
+        if settings.is_training:
+            inputs |= self._masks(lengths, values.shape[1], generator)
+        tensors = {name: torch.from_numpy(each) for name, each in inputs.items()}
+        num_samples = np.array([len(wave) for wave in waves])
+        targets = sum(map(len, labels)) if settings.counts_tokens else len(labels)
+        return CtcBatch(tensors, place, seed, targets, int(num_samples.sum()), int(num_samples.max()) * len(waves))
+
+    def _masks(self, lengths: np.ndarray, width: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        settings, masks = self.settings, {}
+        num_frames = frames_after(lengths, settings.convolutions)
+        most = int(frames_after(np.array(width), settings.convolutions))
+        if settings.time_masks.probability:
+            mask = span_mask(num_frames, *settings.time_masks, generator)
+            masks["time_mask"] = np.pad(mask, ((0, 0), (0, most - mask.shape[1])))
+        if settings.channel_masks.probability:
+            masks["channel_mask"] = span_mask(np.full(len(lengths), settings.hidden_size), *settings.channel_masks, generator)
+        return masks

@@ -1,0 +1,117 @@
+"""Padding changes nothing: a clip comes out of a padded batch as it does alone.
+
+transformers masks attention. Beyond that, in its models a clip depends on the longest one of its batch through the group norm
+of the first convolution (BASE), through convolutions over frames that follow something which makes padding non-zero (data2vec,
+conformers, adapters, HuBERT with a batch norm), and through SEW's pooling. In training the batch norm of conformers still
+counts padded frames, as fairseq's does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class Padding:
+    """Installed in a model, it is told before each forward pass how much of each clip is real.
+
+    It stays told until the next one: checkpointed activations are computed again in the backward pass.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.config = model.config
+        self.frames: list[Tensor] | None = None  # (batch,) each: before the adapter, after each of its layers; None: no padding
+        self._frames_of_first_layer: Tensor | None = None
+        base = model.base_model
+        self._silence_convolutions(base.encoder, 0)
+        self.adapter_layers = list(base.adapter.layers) if getattr(base, "adapter", None) is not None else []
+        for level, layer in enumerate(self.adapter_layers):
+            self._silence_convolutions(layer, level)
+        if getattr(self.config, "feat_extract_norm", None) == "group":
+            norm = base.feature_extractor.conv_layers[0].layer_norm
+            norm.forward = self._clipwise(norm)
+        if self.config.model_type == "sew":
+            base.encoder.forward = self._in_whole_squeezes(base.encoder)
+
+    def note(self, lengths: Tensor | None) -> None:
+        """How many samples (or filter bank frames) of each clip are real; None where all are."""
+        self.frames = self._frames_of_first_layer = None
+        if lengths is not None:
+            self._frames_of_first_layer = convolved(lengths, self.config, num_layers=1)
+            self.frames = [convolved(lengths, self.config)]
+            for _ in self.adapter_layers:
+                self.frames.append(adapted(self.frames[-1], self.config))
+
+    def _silence_convolutions(self, module: nn.Module, level: int) -> None:
+        """Convolutions that look past the end of a clip find zeros there, as they do when it is alone."""
+
+        def silence(convolution: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+            return given if self.frames is None else (_silenced(given[0], self.frames[level]),)
+
+        for convolution in module.modules():
+            if isinstance(convolution, nn.Conv1d) and convolution.padding[0] > 0:
+                convolution.register_forward_pre_hook(silence)
+
+    def _clipwise(self, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
+        """A group norm of one group a channel, with the mean and variance of the clip without its padding."""
+        run = norm.forward
+
+        def forward(features: Tensor) -> Tensor:  # (batch, channels, frames)
+            if self._frames_of_first_layer is None:
+                return run(features)
+            with torch.autocast(features.device.type, enabled=False):
+                counted = first(self._frames_of_first_layer, features.shape[-1]).float()
+                shares = counted / counted.sum(-1, keepdim=True)
+                features = features.float()
+                features = features - torch.einsum("bct,bt->bc", features, shares)[..., None]
+                scale = (torch.einsum("bct,bt->bc", features.square(), shares) + norm.eps).rsqrt() * norm.weight
+                return torch.addcmul(norm.bias[:, None].float(), features, scale[..., None]).to(norm.weight.dtype)
+
+        return forward
+
+    def _in_whole_squeezes(self, encoder: nn.Module) -> Callable[..., Any]:
+        """SEW works on means of two frames: a clip alone loses an odd last one, after the positional convolution saw it."""
+        run, squeeze, unsqueezed = encoder.forward, self.config.squeeze_factor, []
+        encoder.pos_conv_embed.conv.register_forward_pre_hook(lambda _, given: (unsqueezed.pop(),) if unsqueezed else given)
+
+        def forward(hidden: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+            if self.frames is None:
+                return run(hidden, **kwargs)
+            unsqueezed.append(_silenced(hidden.transpose(1, 2), self.frames[0]))
+            whole = self.frames[0] // squeeze * squeeze
+            found = run(hidden, attention_mask=first(whole, hidden.shape[1]), **kwargs)
+            found.last_hidden_state = _silenced(found.last_hidden_state.transpose(1, 2), whole).transpose(1, 2)
+            return found
+
+        return forward
+
+
+def convolved(lengths: Any, config: PreTrainedConfig, num_layers: int | None = None) -> Any:
+    """How many frames the feature encoder, or its first layers, make of so many samples: ints, arrays or tensors."""
+    layers = zip(config.conv_kernel, config.conv_stride, strict=True) if hears_waves(config) else ()
+    for kernel, stride in list(layers)[:num_layers]:
+        lengths = (lengths - kernel) // stride + 1
+    return lengths
+
+
+def hears_waves(config: PreTrainedConfig) -> bool:
+    """Whether the model is given samples, which its feature encoder makes frames of; w2v-BERT is given filter banks."""
+    return config.model_type != "wav2vec2-bert"
+
+
+def adapted(frames: Any, config: PreTrainedConfig) -> Any:
+    """How many frames one layer of the adapter makes of so many."""
+    padding = 1 if hears_waves(config) else config.adapter_stride // 2
+    return (frames + 2 * padding - config.adapter_kernel_size) // config.adapter_stride + 1
+
+
+def first(counts: Tensor, width: int) -> Tensor:
+    """(batch, width): whether a column is among the first `counts` of its row."""
+    return torch.arange(width, device=counts.device) < counts[:, None]
+
+
+def _silenced(hidden: Tensor, frames: Tensor) -> Tensor:
+    """(batch, channels, frames) with zeros after the last real frame of each clip."""
+    return hidden.masked_fill(~first(frames, hidden.shape[-1])[:, None], 0.0)

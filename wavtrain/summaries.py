@@ -1,0 +1,48 @@
+"""What scripts say before the work and after it, as text for people."""
+
+from typing import Any
+
+import numpy as np
+
+from wavtrain.speech.waveforms import SAMPLING_RATE
+
+REMARKS = {
+    "duplicate_audio": "have the same samples as an earlier clip",
+    "empty_text": "have an empty transcript, stored as none",
+    "text_removed": "are parts of a long recording and cannot keep its transcript",
+}
+
+
+def preparation_summary(folder: str, report: dict[str, Any]) -> str:
+    """The counts of a prepared directory: kept, left out and why, and what is worth knowing."""
+    lines = [f"{folder}: prepared"]
+    for split, total in report["splits"].items():
+        size = total["bytes"] / 1e6
+        lines.append(f"  {split:<12} {total['clips']:>9,} clips  {total['hours']:>10,.2f} h  {size:>10,.1f} MB")
+    for reason, count in report["rejected"].items():
+        hours = f"{count['hours']:>10,.2f} h" if count["hours"] else ""
+        lines.append(f"  left out     {count['clips']:>9,} clips  {reason:<16}{hours}")
+    if report["rejected"]:
+        lines.append(f"  every one of them with its reason: {folder}/rejected.jsonl")
+    for kind, remark in report["remarks"].items():
+        first = remark["examples"][0]
+        first = first if isinstance(first, str) else " = ".join(first)
+        lines.append(f"  note: {remark['clips']:,} clips {REMARKS[kind]} (the first: {first})")
+        if remark.get("across_splits"):
+            lines.append(f"  note: {remark['across_splits']:,} of these stand in validation and have a twin in train")
+    if "validation" not in report["splits"] and report["arguments"]["validation_split_percentage"]:
+        lines.append("  note: too few clips for any to be held out for validation: raise --validation_split_percentage")
+    return "\n".join(lines)
+
+
+def run_summary(num_samples: np.ndarray, num_batches: int, per_update: int, num_processes: int, total_steps: int,
+                num_warmup_steps: int) -> str:
+    """What is about to happen: clips, hours, updates; and a warm-up that is likely to be a mistake."""
+    hours = num_samples.sum() / SAMPLING_RATE / 3600
+    line = (f"{len(num_samples)} clips, {hours:.2f} h, in {num_batches} micro-batches; {per_update} of them make an update, on "
+            f"{num_processes} processes: {hours * per_update / num_batches:.4f} h an update, {total_steps} updates, "
+            f"{total_steps * per_update / num_batches:.1f} epochs")
+    if num_warmup_steps >= total_steps:
+        line += (f"\nnote: --num_warmup_steps {num_warmup_steps} is not shorter than the run of {total_steps} updates, so the "
+                 "learning rate never reaches its height")
+    return line
