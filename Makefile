@@ -2,11 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+FINETUNE := $(RUN) run_ctc_finetuning.py --config configs/demo_finetuning.yaml --overwrite_output_dir
+DECODE := $(RUN) run_ctc_decoding.py --dataset_name demo_corpus --dataset_split_names test --validation_split_names validation
+LM := --decoder beam --lm_unit token --lm_path runs/demo_letters.arpa --tune 10
 
 .PHONY: demo test check clean
 
-demo: $(VENV)/ready
+demo: $(VENV)/ready-demo
 	$(RUN) run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml --overwrite_output_dir
+	$(FINETUNE) --model_name_or_path runs/demo_pretraining --output_dir runs/demo_finetuning
+	$(FINETUNE) --config_name runs/demo_pretraining --output_dir runs/demo_from_random_weights
+	$(RUN) -m wavtrain.recognition.ngrams letters 6 runs/demo_letters.arpa runs/demo_finetuning/training_text.txt
+	$(DECODE) --model_name_or_path runs/demo_finetuning --output_dir runs/demo_scores/pretrained
+	$(DECODE) --model_name_or_path runs/demo_from_random_weights --output_dir runs/demo_scores/random
+	$(DECODE) --model_name_or_path runs/demo_finetuning --output_dir runs/demo_scores/pretrained_lm $(LM)
+	$(DECODE) --model_name_or_path runs/demo_from_random_weights --output_dir runs/demo_scores/random_lm $(LM)
+	$(RUN) -m wavtrain.recognition.scores runs/demo_scores/*
 
 test: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
@@ -21,6 +32,10 @@ $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo "this Python cannot make environments; on Debian: apt-get install python3-venv"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/ready-demo: requirements-decoding.txt $(VENV)/ready
+	$(RUN) -m pip install --quiet -r requirements-decoding.txt
 	@touch $@
 
 $(VENV)/ready-dev: requirements-dev.txt requirements-tracking.txt requirements-decoding.txt requirements-export.txt $(VENV)/ready

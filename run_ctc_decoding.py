@@ -15,7 +15,7 @@ and sclite's reference.trn and hypothesis.trn. --pseudo_label writes a corpus wi
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,6 @@ import datasets
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers.utils.logging import disable_progress_bar
 
 from wavtrain import InputError, arguments, flags
 from wavtrain.durable_files import write_lines
@@ -33,11 +32,11 @@ from wavtrain.progress import progress_bar
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.beam_decoding import BeamDecoder, BeamOptions
 from wavtrain.recognition.decoding import Hypothesis, greedy
-from wavtrain.recognition.pseudo_labels import write_pseudo_labels
+from wavtrain.recognition.pseudo_labels import make_folder, write_pseudo_labels
 from wavtrain.recognition.rescoring import Rescorer
 from wavtrain.recognition.scores import Scored, score, score_table, write_scores, write_trn
 from wavtrain.recognition.transcription import Recordings, WindowOptions, log_probs_of
-from wavtrain.recognition.transcripts import TextRules, normalised
+from wavtrain.recognition.transcripts import TextRules, has_digits, normalised
 from wavtrain.recognition.tuning import tuned
 from wavtrain.recognition.vocabularies import Vocabulary, read_text_rules
 from wavtrain.speech.clips import ClipLimits
@@ -49,7 +48,7 @@ from wavtrain.summaries import preparation_summary
 
 WHOLE = {"min_duration_in_seconds": 0.025, "max_duration_in_seconds": 86_400.0, "long_audio": "drop"}  # nothing is cut here
 TEXT_FLAGS = ("text_case", "remove_punctuation", "chars_to_ignore", "unicode_form", "unit")
-Decode = Callable[[np.ndarray], list[Hypothesis]]
+OF_SCORES = ("scores.json", "reference.trn", "hypothesis.trn")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -77,27 +76,43 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", required=True, metavar="DIR", help="hypotheses.jsonl, scores.json, *.trn")
     group.add_argument("--pseudo_label", metavar="DIR", help="write a corpus with the hypotheses as transcripts, to train on")
-    group.add_argument("--min_confidence", type=arguments.share, default=0.0, metavar="P",
-                       help="less certain utterances stay out of --pseudo_label (%(default)s)")
+    group.add_argument("--min_confidence", type=arguments.share, metavar="P",
+                       help="less certain utterances stay out of --pseudo_label (0)")
     group.add_argument("--seed", type=arguments.seed, default=0, metavar="N", help="of intervals and of --tune (%(default)s)")
     args = arguments.parse(parser, argv)
     args.decoder = args.decoder or ("beam" if args.lm_path or args.lexicon_path else "greedy")
-    if args.decoder == "greedy" and (args.tune or args.rescoring_lm or args.num_hypotheses > 1):
-        raise InputError("--tune, --rescoring_lm and --num_hypotheses go with --decoder beam")
+    refuse_what_does_nothing(args)
     if args.decoder == "beam":
         arguments.options_of(BeamOptions, args)  # refuses what does not go together
     arguments.options_of(WindowOptions, args)
     return args
 
 
+def refuse_what_does_nothing(args: argparse.Namespace) -> None:
+    """Flags without the one that they go with."""
+    for_beam = ("tune", "rescoring_lm", "lm_path", "lexicon_path")
+    given = [f"--{name}" for name in for_beam if getattr(args, name)] + ["--num_hypotheses"] * (args.num_hypotheses > 1)
+    if args.decoder == "greedy" and given:
+        raise InputError(f"{', '.join(given)}: of use only to --decoder beam")
+    if args.rescoring_lm and args.num_hypotheses == 1:
+        raise InputError("--rescoring_lm: chooses among --num_hypotheses, of which there is 1: give more, as 50")
+    if args.tune and not (args.lm_path or args.lm_unit == "word"):
+        raise InputError("--tune: finds weights of --lm_path and of a lexicon, and there is neither")
+    if args.min_confidence is not None and not args.pseudo_label:
+        raise InputError("--min_confidence: what is less certain stays out of --pseudo_label, which is not given")
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Decode one part of the speech; return what scores.json says, without transcripts only how much there was."""
     args = parse_arguments(argv)
-    disable_progress_bar()
     accelerator = accelerator_for(args.mixed_precision)
+    if accelerator.is_main_process:
+        make_folders(args)
     model, extractor, vocabulary = recognisers.load_recogniser(args.model_name_or_path, args.adapter_language, args.cache_dir,
                                                                accelerator.device)
     rules = text_rules(args, vocabulary)
+    search = BeamDecoder(vocabulary, arguments.options_of(BeamOptions, args)) if args.decoder == "beam" else None
+    rescorer = Rescorer(args.rescoring_lm, accelerator.device, args.cache_dir) if args.rescoring_lm else None
     prepared = open_corpus(args, accelerator)
     clips = prepared.load(args.prepared_split)
     if clips is None:
@@ -109,8 +124,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                                 partial(recognisers.features_of, extractor=extractor), frames_of, samples_per_frame)
         return log_probs_of(recordings, model, accelerator, args.dataloader_num_workers)
 
-    decode = open_decoder(args, accelerator, vocabulary, rules, samples_per_frame / SAMPLING_RATE,
-                          lambda: (prepared.load("validation"), listen(prepared.load("validation"))))
+    seconds_per_frame = samples_per_frame / SAMPLING_RATE
+    if args.tune:
+        held_out = prepared.load("validation")
+        if held_out is None:
+            raise InputError("--tune needs a part to tune on: name it with --validation_split_names")
+        search = with_best_weights(args, accelerator, search, held_out, listen(held_out), rules, seconds_per_frame)
+
+    def decode(log_probs: np.ndarray) -> list[Hypothesis]:
+        if search is None:
+            return [greedy(log_probs, vocabulary, seconds_per_frame)]
+        if rescorer is None:
+            return search.decode(log_probs, seconds_per_frame)
+        weights = args.rescoring_weight, args.lm_weight, args.word_score
+        return rescorer.ranked(search.candidates(log_probs, seconds_per_frame), *weights)
+
     found = []
     with progress_bar(len(clips), "utterances", "decoding", disable=not accelerator.is_main_process) as bar:
         for row, log_probs in listen(clips):
@@ -119,6 +147,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found = sorted(gather_object(found), key=lambda each: each[0])
     assert [row for row, _ in found] == list(range(len(clips))), "every utterance once"
     return write_results(args, clips, [best for _, best in found], rules) if accelerator.is_main_process else {}
+
+
+def make_folders(args: argparse.Namespace) -> None:
+    """Before the work that they are for."""
+    try:
+        os.makedirs(args.output_dir, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {args.output_dir}: no folder can be made there ({error.strerror})") from error
+    if args.pseudo_label:
+        make_folder(args.pseudo_label)
 
 
 def text_rules(args: argparse.Namespace, vocabulary: Vocabulary) -> TextRules:
@@ -142,43 +180,43 @@ def open_corpus(args: argparse.Namespace, accelerator: Accelerator) -> PreparedS
     return prepared
 
 
-def open_decoder(args: argparse.Namespace, accelerator: Accelerator, vocabulary: Vocabulary, rules: TextRules,
-                 seconds_per_frame: float, listen_to_held_out: Callable[[], Any]) -> Decode:
-    """Log-probabilities -> hypotheses, the best first."""
-    if args.decoder == "greedy":
-        return lambda log_probs: [greedy(log_probs, vocabulary, seconds_per_frame)]
-    decoder = BeamDecoder(vocabulary, arguments.options_of(BeamOptions, args))
-    if args.tune:
-        clips, heard = listen_to_held_out()
-        if clips is None:
-            raise InputError("--tune needs a part to tune on: name it with --validation_split_names")
-        cached = dict(gather_object(list(heard)))
-        told = [row for row in sorted(cached) if clips[row]["text"] is not None]
-        references = [normalised(clips[row]["text"], rules) for row in told]
-        best = tuned(decoder, [cached[row] for row in told], references, seconds_per_frame, args.tune, args.seed)
-        args.lm_weight, args.word_score = best.lm_weight, best.word_score
-        decoder = decoder.with_weights(best.lm_weight, best.word_score)
-        if accelerator.is_main_process:
-            print(f"tuned on {len(told)} utterances in {len(best.trials)} trials: --lm_weight {best.lm_weight:g} --word_score "
-                  f"{best.word_score:g}, WER {best.wer:.2%} (as given {best.start_wer:.2%}, greedy {best.greedy_wer:.2%})")
-    if not args.rescoring_lm:
-        return lambda log_probs: decoder.decode(log_probs, seconds_per_frame)
-    rescorer = Rescorer(args.rescoring_lm, accelerator.device, args.cache_dir)
-    weights = args.rescoring_weight, args.lm_weight, args.word_score
-    return lambda log_probs: rescorer.ranked(decoder.candidates(log_probs, seconds_per_frame), *weights)
+def with_best_weights(args: argparse.Namespace, accelerator: Accelerator, search: BeamDecoder, clips: datasets.Dataset,
+                      heard: Iterable[tuple[int, np.ndarray]], rules: TextRules, seconds_per_frame: float) -> BeamDecoder:
+    """What --tune finds on held-out speech; the flags become what it found."""
+    references = [reference_of(text, rules) for text in clips.select_columns("text")[:]["text"]]
+    if not any(references):
+        raise InputError("--tune: the part to tune on has no transcripts to compare with")
+    cached = dict(gather_object(list(heard)))
+    told = [row for row in sorted(cached) if references[row]]
+    best = tuned(search, [cached[row] for row in told], [references[row] for row in told], seconds_per_frame, args.tune,
+                 args.seed, quiet=not accelerator.is_main_process)
+    args.lm_weight, args.word_score = best.lm_weight, best.word_score
+    if accelerator.is_main_process:
+        print(f"tuned on {len(told)} utterances in {len(best.trials)} trials: --lm_weight {best.lm_weight:g} --word_score "
+              f"{best.word_score:g}, WER {best.wer:.2%} (as given {best.start_wer:.2%}, greedy {best.greedy_wer:.2%})")
+        if args.prepared_split == "validation":
+            print("note: what is scored is what was tuned on, so the scores are too good")
+    return search.with_weights(best.lm_weight, best.word_score)
+
+
+def reference_of(text: str | None, rules: TextRules) -> str | None:
+    """What hypotheses are compared with, if there is anything."""
+    reference = normalised(text or "", rules)
+    return None if not reference or (rules.digits == "reject" and has_digits(reference)) else reference
 
 
 def write_results(args: argparse.Namespace, clips: datasets.Dataset, found: list[list[Hypothesis]],
                   rules: TextRules) -> dict[str, Any]:
     """The files of --output_dir, and the corpus of --pseudo_label."""
-    os.makedirs(args.output_dir, exist_ok=True)
+    for name in OF_SCORES:  # of an earlier decoding
+        if os.path.exists(path := os.path.join(args.output_dir, name)):
+            os.remove(path)
     known = clips.remove_columns("audio")
     records, scored = [], []
     for row, hypotheses in zip(known, found, strict=True):
         record = {"utterance_id": row["utterance_id"], "duration_in_seconds": row["num_samples"] / SAMPLING_RATE}
         record |= {name: row[name] for name in ("speaker", "language") if row[name] is not None}
-        reference = None if row["text"] is None else normalised(row["text"], rules)
-        if reference:
+        if reference := reference_of(row["text"], rules):
             record["reference"] = reference
             scored.append(Scored(row["utterance_id"], reference, hypotheses[0].text, row["speaker"], row["language"]))
         best, *others = (each._asdict() | {"words": [word._asdict() for word in each.words]} for each in hypotheses)
@@ -186,7 +224,7 @@ def write_results(args: argparse.Namespace, clips: datasets.Dataset, found: list
     write_lines(os.path.join(args.output_dir, "hypotheses.jsonl"), [json.dumps(each, ensure_ascii=False) for each in records])
     print(f"{args.output_dir}: {len(records)} utterances, {sum(each['duration_in_seconds'] for each in records) / 3600:.2f} h")
     if args.pseudo_label:
-        print(write_pseudo_labels(args.pseudo_label, clips, [best for best, *_ in found], args.min_confidence))
+        print(write_pseudo_labels(args.pseudo_label, clips, [best for best, *_ in found], args.min_confidence or 0.0))
     if not scored:
         print("note: there are no transcripts to compare with, so nothing is scored")
         return {"num_utterances": len(records)}

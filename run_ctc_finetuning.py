@@ -53,6 +53,7 @@ from wavtrain.training_speech import CacheOptions, training_speech
 
 CONFIG_FLAGS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length", "hidden_dropout",
                 "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "layerdrop")
+RANKING = ("wer", "cer", "loss")  # the later ones tell apart what is equal: without spaces a sentence is one word, mostly wrong
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -77,6 +78,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = arguments.parse(parser, argv)
     arguments.options_of(Schedule, args)  # refuses what does not go together
     arguments.options_of(TextRules, args)
+    if not 0.1 <= min(args.speed_perturbation) <= max(args.speed_perturbation) <= 10:
+        raise InputError("--speed_perturbation: 1 is as recorded; give speeds from 0.1 to 10")
     if not args.preprocessing_only and not args.output_dir:
         raise InputError("--output_dir is needed to train; --preprocessing_only stops before that")
     if not args.preprocessing_only and bool(args.model_name_or_path) == bool(args.config_name):
@@ -210,7 +213,7 @@ def validated(args: argparse.Namespace, accelerator: Accelerator, run: TrainingR
         return best
     measured = evaluate(args, accelerator, model, held_out)
     run.record("validation", step, measured)
-    if measured["wer"] >= best.get("wer", math.inf):
+    if "wer" in best and not [measured[name] for name in RANKING] < [best[name] for name in RANKING]:
         return best
     run.serve()
     return {"step": step, **measured}
@@ -241,7 +244,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
 
 def announce(args: argparse.Namespace, accelerator: Accelerator, model: PreTrainedModel, speech: CtcBatches,
              held_out: CtcBatches | None, per_update: int, total_steps: int) -> None:
-    """What is about to happen, what is likely to be a mistake, and a line of rejected.jsonl for every clip left out."""
+    """What is about to happen, what is likely to be a mistake; rejected.jsonl has a line for every clip left out."""
     if accelerator.is_main_process:
         tokens = speech.settings.vocabulary.tokens
         print(f"{len(tokens)} tokens: {' '.join(tokens)[:200]}")
@@ -250,6 +253,8 @@ def announce(args: argparse.Namespace, accelerator: Accelerator, model: PreTrain
             print(line)
         lines = [json.dumps(each, ensure_ascii=False) for survey in surveys.values() for each in survey.rejected]
         write_lines(os.path.join(args.output_dir, "rejected.jsonl"), lines)
+        texts = (normalised(text, speech.settings.rules) for text in speech.clips["text"])
+        write_lines(os.path.join(args.output_dir, "training_text.txt"), texts)  # for a language model
         print(run_summary(speech.num_samples, speech.plan(epoch=0).num_batches, per_update, accelerator.num_processes,
                           total_steps, args.num_warmup_steps))
         learning = sum(each.numel() for each in model.parameters() if each.requires_grad)

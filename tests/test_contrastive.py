@@ -9,7 +9,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ConformerConfig, Wav2Vec2Confor
 
 from wavtrain import contrastive
 from wavtrain.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
-from wavtrain.encoders import checkpoint_layers
+from wavtrain.encoders import adapt_layers
 from wavtrain.masking import masked_places, same_utterance_negatives, span_mask
 
 SIZES = dict(  # noqa: C408 - keyword lists read better
@@ -270,7 +270,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         return [each.grad.clone() for each in ours.parameters()]
 
     plain = gradients()
-    checkpoint_layers(ours)
+    adapt_layers(ours, checkpoints=True, compiles=False)
     for one, other in zip(plain, gradients(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 

@@ -114,6 +114,14 @@ def test_the_command(tmp_path, monkeypatch):
     assert main(["6", "lm.arpa", "one.txt"]).endswith("1 4-grams")  # no sentence has more
 
 
+def test_letters(tmp_path):
+    (tmp_path / "text.txt").write_text("ab  a\n\nba\n", encoding="utf-8")
+    main(["letters", "2", str(tmp_path / "letters.arpa"), str(tmp_path / "text.txt")])
+    expected = estimate([["a", "b", "|", "a"], ["b", "a"]], 2)
+    write_arpa(str(tmp_path / "expected.arpa"), expected)
+    assert (tmp_path / "letters.arpa").read_text() == (tmp_path / "expected.arpa").read_text()
+
+
 def test_faults_of_the_user(tmp_path):
     text, latin, empty = tmp_path / "tags.txt", tmp_path / "latin.txt", tmp_path / "empty.txt"
     text.write_text("so <unk> that\n")

@@ -145,16 +145,15 @@ def test_a_head_is_kept_for_its_own_vocabulary_only(recogniser):
     assert not torch.equal(heads[0], trained.lm_head.weight)
 
 
-@pytest.mark.parametrize(("kind", "settings", "overrides", "message"), [
-    ("wav2vec2", {}, {"conv_depthwise_kernel": 3}, "--conv_depthwise_kernel: wav2vec2 models have no such setting"),
-    ("wav2vec2", {"model_type": "whisper"}, {}, "its model_type is whisper; fine-tuned here are wav2vec2, "),
-    ("wav2vec2", {"model_type": "parakeet_ctc"}, {}, "its model_type is parakeet_ctc; fine-tuned here are"),
-])
-def test_configs_that_are_refused(tmp_path, kind, settings, overrides, message):
-    if "model_type" in settings:
-        AutoConfig.for_model(settings["model_type"]).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=message):
-        load(config_folder(tmp_path, kind) if not settings else str(tmp_path), **overrides)
+def test_configs_that_are_refused(tmp_path):
+    name = config_folder(tmp_path / "bert", "bert")
+    with pytest.raises(InputError, match="--num_negatives: wav2vec2-bert models have no such setting"):
+        load(name, num_negatives=5)
+    assert load(name, num_negatives=None).vocab_size == len(VOCABULARY.tokens)
+    for kind in ("whisper", "parakeet_ctc"):
+        AutoConfig.for_model(kind).save_pretrained(tmp_path / kind)
+        with pytest.raises(InputError, match=f"its model_type is {kind}; fine-tuned here are wav2vec2, wav2vec2-conformer"):
+            load(str(tmp_path / kind))
 
 
 def test_weights_that_are_refused(recogniser, tmp_path):
@@ -234,6 +233,7 @@ def test_a_tokenizer_may_know_more_than_the_head(recogniser, tmp_path):
     folder, model = recogniser
     recognisers.describe(extractor_of("wav2vec2"), LARGER, TextRules(), None, model, folder)
     assert recognisers.load_recogniser(folder)[2].tokens == LARGER.tokens[:9]
+    assert recognisers.build(load(folder, LARGER), LARGER, folder).head_is_new
     model.lm_head = torch.nn.Linear(16, 30)
     model.config.vocab_size = 30
     with pytest.raises(InputError, match="its head has 30 tokens, its vocabulary 15"):

@@ -35,7 +35,7 @@ def load_config(
     try:
         config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     except NOT_THERE as error:
-        name = _shipped_instead(name, flag, error)
+        name = shipped_instead(name, flag, error)
         config = AutoConfig.from_pretrained(name)
     if config.model_type not in PRETRAINING_CLASSES:
         raise InputError(f"{flag} {name}: its model_type is {config.model_type}; pretrained here are "
@@ -60,13 +60,13 @@ def load_feature_extractor(
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     except NOT_THERE as error:
-        extractor = AutoFeatureExtractor.from_pretrained(_shipped_instead(name, flag, error))
+        extractor = AutoFeatureExtractor.from_pretrained(shipped_instead(name, flag, error))
     if extractor.sampling_rate != SAMPLING_RATE:
         raise InputError(f"{flag} {name}: wants {extractor.sampling_rate} Hz; prepared speech has {SAMPLING_RATE}")
     return extractor
 
 
-def _shipped_instead(name: str, flag: str, error: Exception) -> str:
+def shipped_instead(name: str, flag: str, error: Exception) -> str:
     """A Hub id that cannot be had is looked for in configs/models."""
     shipped = os.path.join(SHIPPED, os.path.basename(name))
     reason = " ".join(str(error).split())[:200]

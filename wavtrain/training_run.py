@@ -77,6 +77,8 @@ class TrainingRun:
         if fault:
             raise InputError(fault)
         done = self._resumed(checkpoint, total_steps, nothing.keys()) if checkpoint else nothing
+        if self.serves_best and not self._has_model():
+            done |= counters  # resumed from the checkpoint of another directory, where its best model is
         if self.is_main:
             run_directory.write_arguments(options.output_dir, self.arguments)
         where = self.accelerator, options.output_dir
@@ -169,6 +171,9 @@ class TrainingRun:
         if not self.serves_best:
             self.serve()
 
+    def _has_model(self) -> bool:
+        return os.path.exists(os.path.join(self.options.output_dir, "config.json"))
+
     def leave(self, step: int, signal_number: int | None) -> None:
         """After a signal, when the checkpoint stands."""
         if self.is_main:
@@ -177,7 +182,8 @@ class TrainingRun:
 
     def finish(self, what_next: str) -> None:
         """The model, the picture of the curves, the last upload, the last line."""
-        self._serve_newest()
+        if not (self.serves_best and self._has_model()):
+            self.serve()
         if self.is_main:
             training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))
             self.repository.finish("the end of the run")

@@ -99,10 +99,11 @@ class _Recogniser:
 
 
 def leave_out_unused(model: PreTrainedModel) -> list[str]:
-    """What no loss reaches asks for no gradient any more, as DDP would wait for it. Returns the names; draws nothing."""
+    """What no loss reaches asks for no gradient any more, as DDP would wait for it. Returns the names."""
     assert not model.encoder_is_frozen, "everything is reached through the sum that keeps a frozen encoder in step"
     was_training = model.training
-    outcome = model.eval()(**_smallest_inputs(model))["log_probs"]
+    with torch.random.fork_rng(devices=[]):  # older transformers draw for layerdrop in evaluation mode too
+        outcome = model.eval()(**_smallest_inputs(model))["log_probs"]
     model.train(was_training)
     reached, seen, ahead = set(), set(), [outcome.grad_fn]
     while ahead:

@@ -82,10 +82,10 @@ class CtcBatches(Dataset):
 
     def __init__(self, clips: datasets.Dataset, settings: CtcSettings) -> None:
         num_samples = clips.data.column("num_samples").to_numpy()
-        slowest = (num_samples / min(settings.speeds)).astype(np.int64) + 1
-        fastest = (num_samples / max(settings.speeds)).astype(np.int64) - 1
-        of_training = (settings.frames_of(fastest), slowest > (settings.budget.max_samples or np.inf))
-        self.survey: Survey = survey(clips, settings.rules, settings.vocabulary, *(of_training if settings.is_training else ()))
+        slowest = np.ceil(num_samples / min(settings.speeds)).astype(np.int64)
+        fastest = np.floor(num_samples / max(settings.speeds)).astype(np.int64)
+        is_too_long = slowest > (settings.budget.max_samples or np.inf) if settings.is_training else None
+        self.survey: Survey = survey(clips, settings.rules, settings.vocabulary, settings.frames_of(fastest), is_too_long)
         self.num_samples = slowest[self.survey.usable]
         self.clips = clips if len(self.survey.usable) == len(clips) else clips.select(self.survey.usable)
         self.settings = settings

@@ -1,7 +1,8 @@
 """A small n-gram language model from texts: interpolated modified Kneser-Ney, as an ARPA file.
 
-`python -m wavtrain.recognition.ngrams ORDER OUT.arpa TEXT [TEXT ...]`, where each line of a text is a sentence, normalised like
-the transcripts. All n-grams are held in memory (a million words: 0.8 GB): for large corpora KenLM's `lmplz` is the tool.
+`python -m wavtrain.recognition.ngrams [letters] ORDER OUT.arpa TEXT [TEXT ...]`, where each line of a text is a sentence,
+normalised like the transcripts: run_ctc_finetuning.py leaves them in training_text.txt. With `letters` the units are letters
+and the word delimiter, for `--lm_unit token`, which spells words that no text has. All n-grams are held in memory (a million words: 0.8 GB): for large corpora KenLM's `lmplz` is the tool.
 """
 
 import math
@@ -132,12 +133,21 @@ def read_sentences(paths: Sequence[str]) -> Iterator[list[str]]:
             raise InputError(f"{path} is not UTF-8: convert it, for example with iconv -t UTF-8") from error
 
 
+def letters_of(words: Sequence[str]) -> list[str]:
+    """As a CTC model writes them, with its delimiter between words."""
+    return list("|".join(words))
+
+
 def main(words: Sequence[str]) -> str:
-    """The order, the file to write, the files to read."""
+    """Perhaps `letters`; the order, the file to write, the files to read."""
+    is_of_letters = words[:1] == ["letters"]
+    words = words[is_of_letters:]
     if len(words) < 3 or words[0] not in map(str, ORDERS) or not words[1].endswith(".arpa"):
-        raise InputError("say python -m wavtrain.recognition.ngrams ORDER OUT.arpa TEXT [TEXT ...] with an ORDER of 2 to 6")
+        raise InputError("say python -m wavtrain.recognition.ngrams [letters] ORDER OUT.arpa TEXT [TEXT ...] with an ORDER of 2 "
+                         "to 6")
     order, path, *texts = words
-    model = estimate(read_sentences(texts), int(order))
+    sentences = read_sentences(texts)
+    model = estimate(map(letters_of, sentences) if is_of_letters else sentences, int(order))
     write_arpa(path, model)
     sizes = Counter(map(len, model.probabilities))
     return f"{path}: " + ", ".join(f"{sizes[length]:,} {length}-grams" for length in sorted(sizes))

@@ -39,7 +39,7 @@ def load_config(
     try:
         config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
     except NOT_THERE as error:
-        config = AutoConfig.from_pretrained(encoders._shipped_instead(name, flag, error))
+        config = AutoConfig.from_pretrained(encoders.shipped_instead(name, flag, error))
     if config.model_type not in FAMILIES:
         raise InputError(f"{flag} {name}: its model_type is {config.model_type}; fine-tuned here are {', '.join(FAMILIES)}")
     for field, value in overrides.items():
@@ -70,10 +70,10 @@ def build(
     keeps_head = init_from is not None and _says_the_same(init_from, vocabulary, language, cache_dir)
     try:
         if init_from is None:
-            model, missing = kind(config), []
+            model, new = kind(config), []
         else:
-            model, missing = _with_weights(kind, config, init_from, keeps_head and not language, bool(language), cache_dir)
-        model.head_is_new = "lm_head.weight" in missing or not keeps_head
+            model, new = _with_weights(kind, config, init_from, bool(language), cache_dir)
+        model.head_is_new = "lm_head.weight" in new or not keeps_head
         if language:
             model.head_is_new = adapters.load_or_begin(model, language, keeps_head, cache_dir)
             adapters.train_only_adapters(model)
@@ -97,21 +97,18 @@ def _says_the_same(name: str, vocabulary: Vocabulary, language: str | None, cach
 
 
 def _with_weights(
-    kind: type[PreTrainedModel], config: PreTrainedConfig, init_from: str, keeps_head: bool, lacks_adapters: bool,
-    cache_dir: str | None,
+    kind: type[PreTrainedModel], config: PreTrainedConfig, init_from: str, may_lack_adapters: bool, cache_dir: str | None
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and which weights it did not find: those of the head, of masks, of adapters where they may be new."""
+    """The model, and which weights it has not found: those of the head, of masks, of adapters where they may be new."""
     if os.path.isdir(init_from) and not any(name.endswith((".safetensors", ".bin")) for name in os.listdir(init_from)):
         raise InputError(f"{FLAG} {init_from}: has no weights: --config_name {init_from} starts from random ones")
     model, loaded = kind.from_pretrained(init_from, config=config, cache_dir=cache_dir, output_loading_info=True,
                                          dtype=torch.float32, ignore_mismatched_sizes=True)
-    missing, mismatched = sorted(loaded["missing_keys"]), [str(each[0]) for each in loaded["mismatched_keys"]]
-    may_be_new = ("lm_head", "masked_spec_embed", *(("adapter_layer",) if lacks_adapters else ()))
-    wrong = [name for name in (*missing, *mismatched) if not any(part in name for part in may_be_new)]
-    wrong += [name for name in mismatched if keeps_head and "lm_head" in name]
-    if wrong:
+    new = sorted({*loaded["missing_keys"], *(str(each[0]) for each in loaded["mismatched_keys"])})
+    may_be_new = ("lm_head", "masked_spec_embed", *(("adapter_layer",) if may_lack_adapters else ()))
+    if wrong := [name for name in new if not any(part in name for part in may_be_new)]:
         raise InputError(f"{FLAG} {init_from}: holds other weights than the config asks for: {', '.join(wrong[:3])}")
-    return model, missing
+    return model, new
 
 
 def load_recogniser(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import datasets
@@ -16,6 +17,7 @@ REMEDIES = {
     "no_text": "name the column of the transcripts with --text_column_name",
     "empty_transcript": "--chars_to_ignore, --remove_punctuation or the corpus leave nothing of them",
     "digits": "spell numbers out, or leave out --digits reject",
+    "shorter_than_a_frame": "raise --min_duration_in_seconds to what the model can hear",
     "more_labels_than_frames": "the transcripts are not those of the clips, or --speed_perturbation is too fast",
     "longer_than_a_batch": "raise --max_batch_duration_in_seconds, or prepare with a lower --max_duration_in_seconds",
 }
@@ -49,18 +51,20 @@ def texts_of(clips: datasets.Dataset, rules: TextRules) -> Iterator[str]:
 
 
 def survey(
-    clips: datasets.Dataset, rules: TextRules, vocabulary: Vocabulary, num_frames: np.ndarray | None = None,
+    clips: datasets.Dataset, rules: TextRules, vocabulary: Vocabulary, num_frames: np.ndarray,
     is_too_long: np.ndarray | None = None,
 ) -> Survey:
-    """`num_frames` and `is_too_long` (clips,) are given for training, where labels must fit and digits may be unwelcome."""
+    """`num_frames` and `is_too_long` are (clips,), the latter for training, where labels must fit and digits may be unwelcome."""
     usable, rejected, unknown = [], [], Counter()
-    is_training = num_frames is not None
-    for row, text in enumerate(_texts(clips)):
-        reason, detail = _fault_of(text, rules if is_training else TextRules(**{**vars(rules), "digits": "keep"})), ""
+    is_training = is_too_long is not None
+    rules = rules if is_training else replace(rules, digits="keep")
+    for row, (text, frames) in enumerate(zip(_texts(clips), num_frames.tolist(), strict=True)):
+        reason, detail = _fault_of(text, rules), ""
         if reason is None:
             spoken = normalised(text, rules)
-            if is_training:
-                reason, detail = _misfit(vocabulary.encode(spoken), int(num_frames[row]), bool(is_too_long[row]))
+            reason = None if frames else "shorter_than_a_frame"
+        if reason is None and is_training:
+            reason, detail = _misfit(vocabulary.encode(spoken), frames, bool(is_too_long[row]))
         if reason is None:
             usable.append(row)
             unknown.update(vocabulary.unknown_in(spoken))
@@ -69,7 +73,8 @@ def survey(
             rejected.append({"source": source, "reason": reason, "detail": detail or repr(text)})
     if not usable and len(clips):
         first = rejected[0]
-        raise InputError(f"--dataset_name: none of {len(clips)} clips can be used: {first['source']} is the first: "
+        part = "training" if is_training else "validation"
+        raise InputError(f"--dataset_name: none of the {len(clips)} {part} clips can be used: {first['source']} is the first: "
                          f"{first['reason']} {first['detail']}; {REMEDIES[first['reason']]}")
     return Survey(np.array(usable, dtype=np.int64), rejected, unknown)
 

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, plan_in_order
-from wavtrain.loading import decoded, loaded, padded
+from wavtrain.loading import loaded, padded
 from wavtrain.places import Place, share_of, validation_places
 from wavtrain.recognition.windows import Window, joined, window_plan
-from wavtrain.speech.waveforms import SAMPLING_RATE
+from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
 
 
 @dataclass(frozen=True)
@@ -40,48 +40,67 @@ class WindowOptions:
         return round(self.window_in_seconds * SAMPLING_RATE), round(self.window_overlap_in_seconds * SAMPLING_RATE)
 
 
-class WindowGroup(NamedTuple):
-    """Recordings in windows, as the model is given them."""
+class Piece(NamedTuple):
+    """What is heard at once: short recordings whole, of long ones so many windows."""
 
     place: Place
-    plans: list[list[Window]]  # of each recording
+    windows: list[tuple[int, Window]]  # the row of each, and the window
+
+
+class Inputs(NamedTuple):
+    """A piece, as the model is given it."""
+
+    place: Place
+    windows: list[tuple[int, Window]]
     num_frames: list[int]  # of each window
-    batches: list[dict[str, Tensor]]
+    batch: dict[str, Tensor]
 
 
 class Recordings(Dataset):
-    """Some prepared clips at a time, longest first: `recordings[place]`."""
+    """Prepared clips a piece at a time, so that memory does not grow with their length: `recordings[piece]`."""
 
     def __init__(
         self, clips: datasets.Dataset, options: WindowOptions, features_of: Callable[[np.ndarray], np.ndarray],
         frames_of: Callable[[np.ndarray], np.ndarray], samples_per_frame: int,
     ) -> None:
-        self.clips, self.options, self.features_of, self.frames_of = clips, options, features_of, frames_of
+        self.options, self.features_of, self.frames_of = options, features_of, frames_of
         self.samples_per_frame = samples_per_frame
+        self.num_samples = clips.data.column("num_samples").to_numpy()
+        self._stored = clips.select_columns(["utterance_id", "audio"])
+        self._opened: tuple[int, str, bytes] = (-1, "", b"")  # the clip of the last window: the next is likely of the same
 
-    def places(self, share: tuple[int, int]) -> list[Place]:
-        """Which clips are this process's. As many at once as windows in a batch; those of several windows by themselves."""
+    def pieces(self, share: tuple[int, int]) -> Iterator[Piece]:
+        """This process's, the longest clips first, all windows of a clip one after the other."""
         most = self.options.per_device_eval_batch_size
-        budget = BatchBudget(most, most * self.options.samples[0])
-        plan = plan_in_order(self.clips.data.column("num_samples").to_numpy(), budget)
-        return [place for place in validation_places(plan, share) if place.micro_batch.counts]
+        plan = plan_in_order(self.num_samples, BatchBudget(most, most * self.options.samples[0]))
+        for place in validation_places(plan, share):
+            rows = place.micro_batch.clips.tolist() if place.micro_batch.counts else []
+            windows = [(row, window) for row in rows for window in self._windows_of(row)]
+            yield from (Piece(place, windows[first : first + most]) for first in range(0, len(windows), most))
 
-    def __getitem__(self, place: Place) -> WindowGroup | InputError:
+    def __getitem__(self, piece: Piece) -> Inputs | InputError:
         """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
-        plans, features, num_frames = [], [], []
         try:
-            rows = self.clips.select_columns(["utterance_id", "audio"])[place.micro_batch.clips.tolist()]
-            for row in zip(rows["utterance_id"], rows["audio"], strict=True):
-                wave = decoded(*row)
-                plan = window_plan(len(wave), *self.options.samples, self.samples_per_frame, self.frames_of)
-                plans.append(plan)
-                features += [self.features_of(wave[window.start : window.end]) for window in plan]
-                num_frames += self.frames_of(np.array([window.end - window.start for window in plan])).tolist()
+            waves = [self._samples(row, window) for row, window in piece.windows]
         except InputError as error:
             return error
-        most = self.options.per_device_eval_batch_size
-        batches = [_batch(features[first : first + most]) for first in range(0, len(features), most)]
-        return WindowGroup(place, plans, num_frames, batches)
+        num_frames = self.frames_of(np.array([len(wave) for wave in waves])).tolist()
+        return Inputs(*piece, num_frames, _batch([self.features_of(wave) for wave in waves]))
+
+    def _windows_of(self, row: int) -> list[Window]:
+        return window_plan(int(self.num_samples[row]), *self.options.samples, self.samples_per_frame, self.frames_of)
+
+    def _samples(self, row: int, window: Window) -> np.ndarray:
+        if self._opened[0] != row:
+            clip = self._stored[row]
+            self._opened = row, clip["utterance_id"], clip["audio"]["bytes"]
+        _, name, audio = self._opened
+        try:
+            with open_speech(audio, window.start, window.end, "samples") as speech:
+                return np.concatenate(list(speech.blocks("float32")))[: window.end - window.start]
+        except Refusal as refusal:
+            raise InputError(f"--dataset_name: the prepared clip {name} is damaged ({refusal}): prepare the corpus again with "
+                             "--overwrite_cache") from refusal
 
 
 @torch.inference_mode()
@@ -89,14 +108,23 @@ def log_probs_of(
     recordings: Recordings, model: PreTrainedModel, accelerator: Accelerator, num_workers: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(row, log-probabilities (frames, tokens)) of each clip of this process, longest first."""
-    for (group,) in loaded(recordings, recordings.places(share_of(accelerator)), num_workers, accelerator.device):
+    heard: list[np.ndarray] = []
+    plan: list[Window] = []
+    for (inputs,) in loaded(recordings, recordings.pieces(share_of(accelerator)), num_workers, accelerator.device):
         with accelerator.autocast():
-            outputs = [model(**send_to_device(batch, accelerator.device))["log_probs"].float().cpu().numpy()
-                       for batch in group.batches]
-        windows = (each for output in outputs for each in output)
-        windows = iter([each[:length] for each, length in zip(windows, group.num_frames, strict=True)])
-        for row, plan in zip(group.place.micro_batch.clips.tolist(), group.plans, strict=True):
-            yield row, joined([next(windows) for _ in plan], plan)
+            output = model(**send_to_device(inputs.batch, accelerator.device))["log_probs"].float().cpu().numpy()
+        for (row, window), log_probs, length in zip(inputs.windows, output, inputs.num_frames, strict=True):
+            heard.append(log_probs[:length])
+            plan.append(window)
+            if window.end == recordings.num_samples[row]:
+                yield row, _checked(joined(heard, plan))
+                heard, plan = [], []
+
+
+def _checked(log_probs: np.ndarray) -> np.ndarray:
+    if np.isnan(log_probs).any():
+        raise InputError("--model_name_or_path: the model gives values that are not numbers: try --mixed_precision no")
+    return log_probs
 
 
 def _batch(features: list[np.ndarray]) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ class BestWeights(NamedTuple):
 
 def tuned(
     decoder: BeamDecoder, log_probs: Sequence[np.ndarray], references: Sequence[str], seconds_per_frame: float,
-    num_trials: int = 30, seed: int = 0,
+    num_trials: int = 30, seed: int = 0, quiet: bool = False,
 ) -> BestWeights:
     """Tries the decoder's own weights, no language model, a coarse grid, and then what lies around the best pair so far.
 
@@ -50,7 +50,7 @@ def tuned(
     pairs = [start, (0.0, start[1]), *(grid[place] for place in generator.permutation(len(grid)))]
     pairs = list(dict.fromkeys(tuple(np.where(counts, pair, start).tolist()) for pair in pairs))[:num_trials]
     trials: list[Trial] = []
-    with progress_bar(num_trials if counts.any() else 1, "trials", "tuning of the beam search") as bar:
+    with progress_bar(num_trials if counts.any() else 1, "trials", "tuning of the beam search", disable=quiet) as bar:
         while len(trials) < bar.total:
             refinement = len(trials) - len(pairs)
             pair = pairs[refinement] if refinement < 0 else _near(_best(trials), counts, generator, refinement)
