@@ -163,6 +163,8 @@ def text_rules(args: argparse.Namespace, vocabulary: Vocabulary) -> TextRules:
     """How transcripts are read before they are compared: as in training, unless flags say otherwise."""
     trained = read_text_rules(args.model_name_or_path) or TextRules(unit=vocabulary.unit)
     given = {name: getattr(args, name) for name in TEXT_FLAGS}
+    if given["unit"] not in (None, vocabulary.unit):
+        raise InputError(f"--unit {args.unit}: {args.model_name_or_path} recognises {vocabulary.unit}: leave the flag out")
     return replace(trained, digits=args.digits, **{name: value for name, value in given.items() if value is not None})
 
 

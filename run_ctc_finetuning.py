@@ -52,7 +52,7 @@ from wavtrain.training_run import RunOptions, TrainingRun
 from wavtrain.training_speech import CacheOptions, training_speech
 
 CONFIG_FLAGS = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length", "hidden_dropout",
-                "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "layerdrop")
+                "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "layerdrop", "add_adapter")
 RANKING = ("wer", "cer", "loss")  # the later ones tell apart what is equal: without spaces a sentence is one word, mostly wrong
 
 

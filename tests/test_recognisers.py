@@ -126,6 +126,18 @@ def test_an_encoder_of_pretraining_gets_a_new_head(tmp_path, caplog):
         torch.testing.assert_close(weight, encoder.wav2vec2.state_dict()[name], rtol=0, atol=0)
 
 
+def test_layers_on_top_may_be_new(tmp_path):
+    below = recognisers.build(load(config_folder(tmp_path / "config", "bert")), VOCABULARY)
+    folder = write(below, tmp_path / "below", "bert")
+    config = load(folder, add_adapter=True)
+    torch.manual_seed(0)
+    model = recognisers.build(config, VOCABULARY, folder)
+    assert torch.equal(model.base_model.encoder.layers[0].ffn1.output_dense.weight,
+                       below.base_model.encoder.layers[0].ffn1.output_dense.weight)
+    assert model.base_model.adapter.layers[0].residual_conv.weight.std() > 0
+    assert recognisers.samples_per_frame(config) == 640
+
+
 def test_a_head_is_kept_for_its_own_vocabulary_only(recogniser):
     folder, trained = recogniser
     again = recognisers.build(load(folder), VOCABULARY, folder)

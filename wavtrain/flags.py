@@ -70,6 +70,8 @@ def add_recogniser_arguments(parser: argparse.ArgumentParser) -> None:
                        help="the convolutions (default: frozen, from random weights trained)")
     group.add_argument("--freeze_finetune_updates", type=natural, default=0, metavar="N",
                        help="train the new head alone for so many updates (%(default)s; fairseq 10000)")
+    group.add_argument("--add_adapter", action="store_const", const=True, help="layers of stride 2 on top, new ones if the "
+                       "weights have none (as the well-known recipe of w2v-BERT)")
     group.add_argument("--adapter_language", metavar="LANG", help="train only the adapters and the head of this language (MMS)")
     _add_ways_of_a_model(group, "final_dropout")
 

@@ -61,7 +61,7 @@ def save_checkpoint(output_dir: str, step: int, write_state: Callable[[str], Non
         os.mkdir(part)
     wait_for_everyone()  # the folder is there and empty
     try:
-        _write(write_state, part)
+        write_or_say_full(write_state, part)
         wait_for_everyone()  # all files of all processes are in it
         if is_main:
             write_json(os.path.join(part, PROGRESS), progress, indent=2)
@@ -188,7 +188,7 @@ def _remove_run(output_dir: str) -> None:
         os.remove(path)
 
 
-def _write(write_state: Callable[[str], None], part: str) -> None:
+def write_or_say_full(write_state: Callable[[str], None], part: str) -> None:
     """torch and safetensors have errors of their own for a full disk."""
     try:
         write_state(part)

@@ -77,8 +77,10 @@ class TrainingRun:
         if fault:
             raise InputError(fault)
         done = self._resumed(checkpoint, total_steps, nothing.keys()) if checkpoint else nothing
-        if self.serves_best and not self._has_model():
-            done |= counters  # resumed from the checkpoint of another directory, where its best model is
+        is_elsewhere = checkpoint is not None and not os.path.samefile(os.path.join(checkpoint, "..", ".."), options.output_dir)
+        self._owes_model = is_elsewhere or not self.serves_best
+        if is_elsewhere:
+            done |= counters  # the best model so far is in another directory
         if self.is_main:
             run_directory.write_arguments(options.output_dir, self.arguments)
         where = self.accelerator, options.output_dir
@@ -150,29 +152,28 @@ class TrainingRun:
             self.options.output_dir, place.step, write_state, progress,
             is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)
         if self.options.push_to_hub:
-            self._serve_newest()
+            if not self.serves_best:
+                self.serve()
             self.repository.push(f"step {place.step}")
 
     def serve(self) -> None:
         """The model as it is now, in the output directory: written beside, then renamed file by file, the weights last."""
         model, weights = self.accelerator.unwrap_model(self.model), self.accelerator.get_state_dict(self.model)
+        self._owes_model = not self.serves_best
         if not self.is_main:
             return
         part = os.path.join(self.options.output_dir, run_directory.MODEL_PART)
         shutil.rmtree(part, ignore_errors=True)
-        model.save_pretrained(part, state_dict=weights)
-        self.describe(model, part)
+
+        def write_model(folder: str) -> None:
+            model.save_pretrained(folder, state_dict=weights)
+            self.describe(model, folder)
+
+        run_directory.write_or_say_full(write_model, part)
         flush_tree(part)
         for name in sorted(os.listdir(part), key=lambda name: (name.startswith("model"), name)):
             os.replace(os.path.join(part, name), os.path.join(self.options.output_dir, name))
         os.rmdir(part)
-
-    def _serve_newest(self) -> None:
-        if not self.serves_best:
-            self.serve()
-
-    def _has_model(self) -> bool:
-        return os.path.exists(os.path.join(self.options.output_dir, "config.json"))
 
     def leave(self, step: int, signal_number: int | None) -> None:
         """After a signal, when the checkpoint stands."""
@@ -182,7 +183,7 @@ class TrainingRun:
 
     def finish(self, what_next: str) -> None:
         """The model, the picture of the curves, the last upload, the last line."""
-        if not (self.serves_best and self._has_model()):
+        if self._owes_model:
             self.serve()
         if self.is_main:
             training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))

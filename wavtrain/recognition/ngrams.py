@@ -2,7 +2,8 @@
 
 `python -m wavtrain.recognition.ngrams [letters] ORDER OUT.arpa TEXT [TEXT ...]`, where each line of a text is a sentence,
 normalised like the transcripts: run_ctc_finetuning.py leaves them in training_text.txt. With `letters` the units are letters
-and the word delimiter, for `--lm_unit token`, which spells words that no text has. All n-grams are held in memory (a million words: 0.8 GB): for large corpora KenLM's `lmplz` is the tool.
+and the word delimiter, for `--lm_unit token`, which spells words that no text has. All n-grams are held in memory (a million
+words: 0.8 GB): for large corpora KenLM's `lmplz` is the tool.
 """
 
 import math
@@ -143,8 +144,8 @@ def main(words: Sequence[str]) -> str:
     is_of_letters = words[:1] == ["letters"]
     words = words[is_of_letters:]
     if len(words) < 3 or words[0] not in map(str, ORDERS) or not words[1].endswith(".arpa"):
-        raise InputError("say python -m wavtrain.recognition.ngrams [letters] ORDER OUT.arpa TEXT [TEXT ...] with an ORDER of 2 "
-                         "to 6")
+        raise InputError("say python -m wavtrain.recognition.ngrams [letters] ORDER OUT.arpa TEXT [TEXT ...] with an ORDER of "
+                         "2 to 6")
     order, path, *texts = words
     sentences = read_sentences(texts)
     model = estimate(map(letters_of, sentences) if is_of_letters else sentences, int(order))

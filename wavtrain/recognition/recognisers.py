@@ -92,7 +92,7 @@ def _says_the_same(name: str, vocabulary: Vocabulary, language: str | None, cach
     try:
         return read_vocabulary(name, FLAG, vocabulary.unit, language, cache_dir) == vocabulary
     except InputError as error:
-        logger.info("%s", error)
+        logger.debug("%s", error)
         return False
 
 
@@ -105,7 +105,7 @@ def _with_weights(
     model, loaded = kind.from_pretrained(init_from, config=config, cache_dir=cache_dir, output_loading_info=True,
                                          dtype=torch.float32, ignore_mismatched_sizes=True)
     new = sorted({*loaded["missing_keys"], *(str(each[0]) for each in loaded["mismatched_keys"])})
-    may_be_new = ("lm_head", "masked_spec_embed", *(("adapter_layer",) if may_lack_adapters else ()))
+    may_be_new = ("lm_head", "masked_spec_embed", "adapter.layers", *(("adapter_layer",) if may_lack_adapters else ()))
     if wrong := [name for name in new if not any(part in name for part in may_be_new)]:
         raise InputError(f"{FLAG} {init_from}: holds other weights than the config asks for: {', '.join(wrong[:3])}")
     return model, new
@@ -122,6 +122,8 @@ def load_recogniser(
         vocabulary = read_vocabulary(name, FLAG, "phones" if is_of_phones else "letters", language, cache_dir)
         if config.model_type not in FAMILIES:
             raise InputError(f"{FLAG} {name}: its model_type is {config.model_type}; known are {', '.join(FAMILIES)}")
+        if language and not getattr(config, "adapter_attn_dim", None):
+            raise InputError(f"--adapter_language {language}: {name} has no adapters for languages: leave the flag out")
         options = {"target_lang": language, "ignore_mismatched_sizes": True} if language else {}
         model, loaded = recogniser_class(config).from_pretrained(name, cache_dir=cache_dir, output_loading_info=True,
                                                                  dtype=torch.float32, **options)
@@ -166,7 +168,7 @@ def frames_of(config: PreTrainedConfig) -> Callable[[np.ndarray], np.ndarray]:
             made = ((made - FRAME_SAMPLES) // HOP_SAMPLES + 1) // BANKS_PER_FRAME
         for _ in range(_num_adapter_layers(config)):
             made = adapted(made, config)
-        return np.maximum(made, 0)
+        return np.where(made < getattr(config, "squeeze_factor", 1), 0, np.maximum(made, 0))  # SEW joins frames and parts them
 
     return frames
 

@@ -54,7 +54,7 @@ def survey(
     clips: datasets.Dataset, rules: TextRules, vocabulary: Vocabulary, num_frames: np.ndarray,
     is_too_long: np.ndarray | None = None,
 ) -> Survey:
-    """`num_frames` and `is_too_long` are (clips,), the latter for training, where labels must fit and digits may be unwelcome."""
+    """`num_frames` and `is_too_long` are (clips,), the latter given for training: labels must fit, digits may be unwelcome."""
     usable, rejected, unknown = [], [], Counter()
     is_training = is_too_long is not None
     rules = rules if is_training else replace(rules, digits="keep")

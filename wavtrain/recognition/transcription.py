@@ -52,7 +52,6 @@ class Inputs(NamedTuple):
 
     place: Place
     windows: list[tuple[int, Window]]
-    num_frames: list[int]  # of each window
     batch: dict[str, Tensor]
 
 
@@ -81,11 +80,9 @@ class Recordings(Dataset):
     def __getitem__(self, piece: Piece) -> Inputs | InputError:
         """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
         try:
-            waves = [self._samples(row, window) for row, window in piece.windows]
+            return Inputs(*piece, _batch([self.features_of(self._samples(*each)) for each in piece.windows]))
         except InputError as error:
             return error
-        num_frames = self.frames_of(np.array([len(wave) for wave in waves])).tolist()
-        return Inputs(*piece, num_frames, _batch([self.features_of(wave) for wave in waves]))
 
     def _windows_of(self, row: int) -> list[Window]:
         return window_plan(int(self.num_samples[row]), *self.options.samples, self.samples_per_frame, self.frames_of)
@@ -113,8 +110,8 @@ def log_probs_of(
     for (inputs,) in loaded(recordings, recordings.pieces(share_of(accelerator)), num_workers, accelerator.device):
         with accelerator.autocast():
             output = model(**send_to_device(inputs.batch, accelerator.device))["log_probs"].float().cpu().numpy()
-        for (row, window), log_probs, length in zip(inputs.windows, output, inputs.num_frames, strict=True):
-            heard.append(log_probs[:length])
+        for (row, window), log_probs in zip(inputs.windows, output, strict=True):
+            heard.append(log_probs)
             plan.append(window)
             if window.end == recordings.num_samples[row]:
                 yield row, _checked(joined(heard, plan))

@@ -100,8 +100,8 @@ class _Writer:
     def add(self, clip: Clip, row: Row, corpus: str) -> None:
         text = row.text if clip.is_whole and row.text and row.text.strip() else None
         self.batch.append({"utterance_id": clip.utterance_id, "audio": {"bytes": clip.audio, "path": None},
-                           "num_samples": clip.num_samples, "text": text, "speaker": row.speaker,
-                           "language": row.language, "corpus": corpus})
+                           "num_samples": clip.num_samples, "text": text, "speaker": row.speaker or None,
+                           "language": row.language or None, "corpus": corpus})
         self.batch_bytes += len(clip.audio)
         self.totals["clips"] += 1
         self.totals["samples"] += clip.num_samples
