@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: sound made on the spot, and real speech where it is mounted."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import soundfile
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a shell: what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a network
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 

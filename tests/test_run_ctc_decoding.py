@@ -529,7 +529,7 @@ FAULTS = {  # name: (flags, the message)
                              "--window_overlap_in_seconds 5: is not below"),
     "phones from letters": (lambda t, r: ["--unit", "phones"], "--unit phones: .* recognises letters: leave the flag out"),
     "no adapters": (lambda t, r: ["--model_name_or_path", with_letters(encoder_only(t / "m"), r), "--adapter_language", "deu"],
-                    "--model_name_or_path .*deu"),
+                    "--adapter_language deu: .* has no adapters"),
     "no head": (lambda t, r: ["--model_name_or_path", with_letters(encoder_only(t / "m"), r)],
                 r"--model_name_or_path .*: is no recogniser: it has no lm_head\.bias"),
     "no such part": (lambda t, r: ["--prepared_split", "validation"], "--prepared_split validation: .* has no such part"),

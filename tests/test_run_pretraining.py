@@ -26,6 +26,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoModelForPreT
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError, arguments
+from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.tracking import read_metrics
 
 STEPS, SAVES = 7, [2, 4, 6, 7]
@@ -477,7 +478,7 @@ def test_weights_decay_as_adamw_says(pretrain, first_weights):
 
 def test_adam_is_as_its_flags_say(command):
     argv = command("out", adam_beta1=0.7, adam_beta2=0.9, adam_epsilon=1e-3, learning_rate=0.02, weight_decay=0.3)
-    optimizer = pretraining.build_optimizer(pretraining.parse_arguments(argv), torch.nn.Linear(2, 2))
+    optimizer = adamw(torch.nn.Linear(2, 2), arguments.options_of(OptimizerOptions, pretraining.parse_arguments(argv)))
     for group in optimizer.param_groups:
         assert (group["betas"], group["eps"], group["lr"], group["weight_decay"]) == ((0.7, 0.9), 1e-3, 0.02, 0.3)
 
