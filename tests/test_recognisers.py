@@ -236,7 +236,7 @@ def test_only_wav2vec2_has_adapters(tmp_path):
 
 
 def test_a_language_that_is_not_there(recogniser):
-    with pytest.raises(InputError, match="--adapter_language xyz: .* has no adapters"):
+    with pytest.raises(InputError, match=r"--adapter_language xyz: .* has no adapters"):
         recognisers.load_recogniser(recogniser[0], "xyz")
 
 

@@ -11,9 +11,10 @@ DELAY_IN_SECONDS = 0.5  # what is said before the work begins comes before its b
 def progress_bar(total: int | None, unit: str, title: str, done: int = 0, disable: bool = False) -> tqdm:
     """A tqdm on standard error; where that is no terminal it prints whole lines, seldom. `done` is not in the rate."""
     is_terminal = sys.stderr.isatty()
-    return tqdm(total=total, initial=done, disable=disable, unit=f" {unit}", desc=title, delay=DELAY_IN_SECONDS if is_terminal else 0,
-               file=sys.stderr if is_terminal else _Lines(), dynamic_ncols=is_terminal, smoothing=0.1,
-               mininterval=0.2 if is_terminal else SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES)
+    seldom = SECONDS_BETWEEN_LINES
+    return tqdm(total=total, initial=done, disable=disable, unit=f" {unit}", desc=title,
+                file=sys.stderr if is_terminal else _Lines(), delay=DELAY_IN_SECONDS if is_terminal else 0,
+                mininterval=0.2 if is_terminal else seldom, maxinterval=seldom, dynamic_ncols=is_terminal, smoothing=0.1)
 
 
 class _Lines:
