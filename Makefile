@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 FINETUNE := $(RUN) run_ctc_finetuning.py --config configs/demo_finetuning.yaml --overwrite_output_dir
 DECODE := $(RUN) run_ctc_decoding.py --dataset_name demo_corpus --dataset_split_names test --validation_split_names validation
+# Python 3.13 has no wheel of the beam search, so these may fail without ending the demo.
 LM := --decoder beam --lm_unit token --lm_path runs/demo_letters.arpa --tune 10
 
 .PHONY: demo test check clean
@@ -12,11 +13,12 @@ demo: $(VENV)/ready-demo
 	$(RUN) run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml --overwrite_output_dir
 	$(FINETUNE) --model_name_or_path runs/demo_pretraining --output_dir runs/demo_finetuning
 	$(FINETUNE) --config_name runs/demo_pretraining --output_dir runs/demo_from_random_weights
+	rm -rf runs/demo_scores
 	$(RUN) -m wavtrain.recognition.ngrams letters 6 runs/demo_letters.arpa runs/demo_finetuning/training_text.txt
 	$(DECODE) --model_name_or_path runs/demo_finetuning --output_dir runs/demo_scores/pretrained
 	$(DECODE) --model_name_or_path runs/demo_from_random_weights --output_dir runs/demo_scores/random
-	$(DECODE) --model_name_or_path runs/demo_finetuning --output_dir runs/demo_scores/pretrained_lm $(LM)
-	$(DECODE) --model_name_or_path runs/demo_from_random_weights --output_dir runs/demo_scores/random_lm $(LM)
+	-$(DECODE) --model_name_or_path runs/demo_finetuning --output_dir runs/demo_scores/pretrained_lm $(LM)
+	-$(DECODE) --model_name_or_path runs/demo_from_random_weights --output_dir runs/demo_scores/random_lm $(LM)
 	$(RUN) -m wavtrain.recognition.scores runs/demo_scores/*
 
 test: $(VENV)/ready-dev
