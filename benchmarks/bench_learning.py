@@ -28,10 +28,15 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from wavtrain.arguments import options_of  # noqa: E402
 from wavtrain.engine import keep_freed_memory  # noqa: E402
 from wavtrain.loading import decoded, normalised  # noqa: E402
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor  # noqa: E402
+from wavtrain.speech.clips import ClipLimits  # noqa: E402
+from wavtrain.speech.manifests import CorpusOptions  # noqa: E402
+from wavtrain.speech.prepared_directory import PreparedSpeech  # noqa: E402
 from wavtrain.speech_batches import SpeechBatches  # noqa: E402
+from wavtrain.training_speech import CacheOptions, training_speech  # noqa: E402
 
 SCRIPT = importlib.import_module("run_wav2vec2_pretraining_no_trainer")
 
@@ -83,7 +88,7 @@ def train_as_the_suite(options: argparse.Namespace, args: argparse.Namespace, ou
     """The script's own loop."""
     args.max_batch_duration_in_seconds = None
     accelerator = Accelerator(cpu=True)
-    SCRIPT.train(args, accelerator, SCRIPT.prepare(args, accelerator))
+    SCRIPT.train(args, accelerator, prepared(args, accelerator))
 
 
 def train_as_the_example(options: argparse.Namespace, args: argparse.Namespace, output_dir: str) -> None:
@@ -91,7 +96,7 @@ def train_as_the_example(options: argparse.Namespace, args: argparse.Namespace, 
     accelerator = Accelerator(cpu=True)
     model = Wav2Vec2ForPreTraining.from_pretrained(f"{Path(output_dir).parent}/start").train()
     extractor = SCRIPT.encoders.load_feature_extractor(f"{Path(output_dir).parent}/start", "")
-    clips = SCRIPT.prepare(args, accelerator).load("train")
+    clips = prepared(args, accelerator).load("train")
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(args.adam_beta1, args.adam_beta2),
                                   eps=args.adam_epsilon)
     schedule = Schedule(num_warmup_steps=args.num_warmup_steps)
@@ -133,12 +138,17 @@ def example_batch(rows: dict[str, Any], model: Wav2Vec2ForPreTraining) -> dict[s
             "sampled_negative_indices": torch.from_numpy(negatives)}
 
 
+def prepared(args: argparse.Namespace, accelerator: Accelerator) -> PreparedSpeech:
+    """The recipe's speech."""
+    return training_speech(*(options_of(kind, args) for kind in (CorpusOptions, ClipLimits, CacheOptions)), accelerator)
+
+
 def score(args: argparse.Namespace, model_dir: str) -> dict[str, float]:
     """The suite's validation of a model directory."""
     args = argparse.Namespace(**{**vars(args), "init_from": model_dir, "model_name_or_path": model_dir})
     accelerator = Accelerator(cpu=True)
     model, extractor = SCRIPT.load_model(args)
-    held_out: SpeechBatches = SCRIPT.open_speech(args, SCRIPT.prepare(args, accelerator), model.config, extractor)[1]
+    held_out: SpeechBatches = SCRIPT.open_speech(args, prepared(args, accelerator), model.config, extractor)[1]
     measured = SCRIPT.validate(args, accelerator, model, held_out)
     return {name: measured[name] for name in ("contrastive_accuracy", "code_perplexity", "contrastive_loss")}
 
