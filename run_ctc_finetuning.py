@@ -40,6 +40,7 @@ from wavtrain.recognition import recognisers
 from wavtrain.recognition.ctc_batches import ON_THE_CPU, CtcBatches, CtcSettings, SpanMasks
 from wavtrain.recognition.decoding import greedy
 from wavtrain.recognition.evaluate_metrics import CharacterErrorRate, WordErrorRate
+from wavtrain.recognition.padding import convolutions
 from wavtrain.recognition.transcribed_clips import texts_of
 from wavtrain.recognition.transcripts import TextRules, normalised
 from wavtrain.recognition.vocabularies import Vocabulary, build_vocabulary, read_vocabulary
@@ -189,7 +190,7 @@ def open_speech(args: argparse.Namespace, prepared: PreparedSpeech, vocabulary: 
         settings = CtcSettings(
             args.seed, budget,
             arguments.options_of(TextRules, args), vocabulary, partial(recognisers.features_of, extractor=extractor),
-            recognisers.frames_of(config), recognisers.convolutions(config), config.hidden_size, is_training,
+            recognisers.frames_of(config), convolutions(config), config.hidden_size, is_training,
             SpanMasks(config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks),
             SpanMasks(config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks),
             tuple(args.speed_perturbation) if is_training else (1.0,), args.mean_over == "tokens", args.pad_to_multiple_of)

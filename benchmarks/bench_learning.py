@@ -124,7 +124,7 @@ def train_as_the_example(options: argparse.Namespace, args: argparse.Namespace, 
 
 def example_batch(rows: dict[str, Any], model: Wav2Vec2ForPreTraining) -> dict[str, torch.Tensor]:
     """Clips padded to the longest of them, with transformers' masks and negatives."""
-    waves = [normalised(decoded(*row)) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
+    waves = [normalised(decoded(name, audio["bytes"])) for name, audio in zip(rows["utterance_id"], rows["audio"], strict=True)]
     values = np.zeros((len(waves), max(map(len, waves))), dtype=np.float32)
     attention = np.zeros(values.shape, dtype=np.int64)
     for row, wave in enumerate(waves):

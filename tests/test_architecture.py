@@ -17,12 +17,12 @@ from wavtrain.speech.clips import ClipLimits
 FLOORS = {  # of all folders: wavtrain/speech/, wavtrain/recognition/ and wavtrain/ itself
     0: "arguments batching durable_files hub layerdrop masking measures optimizers progress schedules "
        "audio_paths mp3_length resampling rows tables waveforms "
-       "error_rates filter_banks padding transcripts vocabulary_files",
+       "error_rates filter_banks transcripts vocabulary_files",
     1: "accumulation contrastive engine flags meter places reports run_directory summaries tracking "
        "clips dataset_corpora prepared_directory table_corpora "
-       "ctc evaluate_metrics ngrams vocabularies",
+       "evaluate_metrics ngrams padding vocabularies",
     2: "encoders loading folder_corpora preparation_plan shards "
-       "adapters decoding lexicons scores transcribed_clips",
+       "adapters ctc decoding lexicons scores transcribed_clips",
     3: "speech_batches training_run manifests speech_cache "
        "beam_decoding pseudo_labels recognisers windows",
     4: "preparation ctc_batches onnx_export rescoring transcription tuning",

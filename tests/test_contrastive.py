@@ -10,7 +10,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ConformerConfig, Wav2Vec2Confor
 from wavtrain import contrastive
 from wavtrain.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
 from wavtrain.encoders import adapt_layers
-from wavtrain.masking import masked_places, same_utterance_negatives, span_mask
+from wavtrain.masking import first_of, masked_places, same_utterance_negatives, span_mask
 
 SIZES = dict(  # noqa: C408 - keyword lists read better
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
@@ -152,7 +152,7 @@ def test_padding_does_not_change_the_penalty_of_a_layer_norm_model():
     output = ours(**alone, temperature=1.0)["feature_penalty"] / alone["counts"].sum()
     with torch.no_grad():
         features = ours._features(padded["input_values"])
-    both = contrastive._mean_square(features[:1], contrastive._first(padded["num_frames"][:1], features.shape[1]))
+    both = contrastive._mean_square(features[:1], first_of(padded["num_frames"][:1], features.shape[1]))
     assert float(both) == pytest.approx(float(output), rel=1e-5)
 
 

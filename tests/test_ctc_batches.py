@@ -18,6 +18,7 @@ from wavtrain.loading import loaded
 from wavtrain.places import Place
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.ctc_batches import CtcBatches, CtcSettings, SpanMasks
+from wavtrain.recognition.padding import convolutions
 from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import build_vocabulary
 
@@ -33,7 +34,7 @@ def settings_of(**changes):
     plain = CtcSettings(
         seed=7, budget=BatchBudget(max_clips=3), rules=TextRules(text_case="lower"), vocabulary=VOCABULARY,
         features_of=lambda wave: recognisers.features_of(wave, EXTRACTOR), frames_of=recognisers.frames_of(CONFIG),
-        convolutions=recognisers.convolutions(CONFIG), hidden_size=32, is_training=True,
+        convolutions=convolutions(CONFIG), hidden_size=32, is_training=True,
         time_masks=SpanMasks(0.4, 5, 2), channel_masks=SpanMasks(0.2, 4, 0))
     return dataclasses.replace(plain, **changes)
 

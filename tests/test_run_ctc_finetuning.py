@@ -2,14 +2,11 @@
 
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +16,37 @@ import torch
 from conftest import ROOT, sound, write_model
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
+from training_runs import (
+    SMALL,
+    assert_close_run,
+    assert_same_run,
+    changed,
+    checkpoint,
+    codes,
+    column,
+    records,
+    refusal,
+    start,
+    steps_saved,
+    steps_saved_so_far,
+    wait_until,
+    weights,
+    words_of,
+)
 from transformers import AutoModelForCTC, AutoProcessor, SeamlessM4TFeatureExtractor, Wav2Vec2ForCTC, pipeline
 
 import run_ctc_finetuning as finetuning
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
-from wavtrain import InputError, arguments
 from wavtrain.recognition import recognisers
 from wavtrain.speech.prepared_directory import open_prepared
-from wavtrain.tracking import read_metrics
 
 STEPS, NUM_TRAIN, NUM_VALIDATION = 6, 14, 5
 WORDS = "ab ba cab abba bee ace dab add bad fed".split()
-SMALL = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-4,
-         "logging_steps": 1, "saving_steps": 100, "save_total_limit": 9, "dataloader_num_workers": 0, "report_to": "none",
-         "max_train_steps": 2}
 UNBROKEN = {"gradient_accumulation_steps": 4, "max_train_steps": STEPS, "saving_steps": 2, "eval_steps": 1, "seed": 3,
             "speed_perturbation": [0.9, 1, 1.1], "mask_time_prob": 0.3, "mask_time_length": 4, "mask_feature_prob": 0.1,
             "mask_feature_length": 3, "freeze_finetune_updates": 2}
-SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds; its children start at once
-SERVER.set_forkserver_preload([finetuning.__name__])
+MODELS = (".", f"checkpoints/step_{STEPS:08d}")  # the best, the last
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,14 +105,6 @@ def encoder(speech, model_dir, tmp_path_factory):
     return output_dir
 
 
-def words_of(flags):
-    words = []
-    for name, value in flags.items():
-        if value is not None and value is not False:
-            words += [f"--{name}"] if value is True else [f"--{name}", *map(str, np.atleast_1d(value))]
-    return words
-
-
 @pytest.fixture(scope="module")
 def command(speech, encoder):
     """(output_dir, **flags) -> the words of a command line."""
@@ -130,97 +130,6 @@ def unbroken(command, tmp_path_factory):
     return output_dir
 
 
-def records(output_dir, phase=None):
-    """All that metrics.jsonl says, but for how fast it was."""
-    return [{name: value for name, value in record.items() if name != "audio_seconds_per_second"}
-            for record in read_metrics(str(output_dir)) if phase in (None, record["phase"])]
-
-
-def column(output_dir, name, phase="train"):
-    return [record[name] for record in records(output_dir, phase)]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def checkpoint(output_dir, step):
-    return output_dir / "checkpoints" / f"step_{step:08d}"
-
-
-def steps_saved(output_dir):
-    """Complete ones: those that are being written have longer names."""
-    return sorted(int(path.name[5:]) for path in (output_dir / "checkpoints").glob("step_" + 8 * "[0-9]"))
-
-
-def changed(one, other):
-    """Names of the weights that are not bit for bit the same."""
-    assert one.keys() == other.keys()
-    return {name for name, value in one.items() if not torch.equal(value, other[name])}
-
-
-def assert_same_run(one, other):
-    """Bit for bit: all records, the best model, the last one."""
-    assert records(one) == records(other)
-    for folder in (".", f"checkpoints/step_{STEPS:08d}"):
-        assert changed(weights(one / folder), weights(other / folder)) == set()
-
-
-def assert_close_run(one, other):
-    """The same but for the order in which floats are summed."""
-    assert len(records(one)) == len(records(other))
-    for mine, theirs in zip(records(one), records(other), strict=True):
-        assert mine.pop("phase") == theirs.pop("phase")
-        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-8)
-    for folder in (".", f"checkpoints/step_{STEPS:08d}"):
-        torch.testing.assert_close(weights(one / folder), weights(other / folder), rtol=1e-5, atol=2e-6)
-
-
-def as_a_script(argv, environment):
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    arguments.run_as_script(lambda: finetuning.main(argv))
-
-
-def start(argv, num_processes=1):
-    """The processes of a run, as a launcher starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    of_all = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": port} if num_processes > 1 else {}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_processes > 1 else {} for rank in range(num_processes)]
-    processes = [SERVER.Process(target=as_a_script, args=(argv, {**of_all, **rank})) for rank in ranks]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def codes(processes):
-    """What they end with."""
-    for process in processes:
-        process.join(60)
-    ended = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return ended
-
-
-def wait_until(is_so, process):
-    deadline = time.monotonic() + 60
-    while not is_so():
-        process.join(0.01)
-        assert process.exitcode is None, "it ended too early"
-        assert time.monotonic() < deadline
-
-
-def refusal(argv):
-    with pytest.raises(InputError) as caught:
-        finetuning.main(argv)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 # One exact update
 
 
@@ -235,8 +144,8 @@ def test_the_unbroken_run_is_as_long_as_it_should_be(unbroken):
 def test_four_processes_make_the_same_run(command, unbroken, tmp_path):
     """With dropout, layerdrop, masks, speeds, a frozen encoder, and 5 validation clips in 3 batches."""
     flags = {**UNBROKEN, "gradient_accumulation_steps": 1}
-    assert codes(start(command(tmp_path / "run", **flags), 4)) == [0] * 4
-    assert_close_run(tmp_path / "run", unbroken)
+    assert codes(start(finetuning, command(tmp_path / "run", **flags), 4)) == [0] * 4
+    assert_close_run(tmp_path / "run", unbroken, MODELS)
 
 
 @pytest.mark.parametrize("mean_over", ["utterances", "tokens"])
@@ -284,7 +193,7 @@ def test_a_resumed_run_equals_the_unbroken_one(step, flags, command, unbroken, t
     """When the encoder is about to thaw, and later; with other loaders."""
     output_dir = stopped_at(step, unbroken, tmp_path / "run")
     finetuning.main(command(output_dir, **UNBROKEN, resume_from_checkpoint="latest", **flags))
-    assert_same_run(output_dir, unbroken)
+    assert_same_run(output_dir, unbroken, MODELS)
 
 
 def test_one_process_can_go_on_as_two(command, unbroken, tmp_path):
@@ -296,18 +205,18 @@ def test_one_process_can_go_on_as_two(command, unbroken, tmp_path):
                             env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     assert "on 2 processes" in result.stdout
-    assert_close_run(output_dir, unbroken)
+    assert_close_run(output_dir, unbroken, MODELS)
 
 
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
 def test_a_run_that_was_ended_goes_on_exactly(end, code, command, unbroken, tmp_path):
-    (process,) = start(command(tmp_path / "run", **UNBROKEN))
-    wait_until(lambda: 2 in steps_saved(tmp_path / "run") and len(records(tmp_path / "run")) >= 5, process)
+    (process,) = start(finetuning, command(tmp_path / "run", **UNBROKEN))
+    wait_until(lambda: 2 in steps_saved_so_far(tmp_path / "run") and len(records(tmp_path / "run")) >= 5, process)
     os.kill(process.pid, end)
     assert codes([process]) == [code]
-    assert steps_saved(tmp_path / "run")[-1] < STEPS
+    assert steps_saved_so_far(tmp_path / "run")[-1] < STEPS
     finetuning.main(command(tmp_path / "run", **UNBROKEN, resume_from_checkpoint="latest"))
-    assert_same_run(tmp_path / "run", unbroken)
+    assert_same_run(tmp_path / "run", unbroken, MODELS)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -321,7 +230,7 @@ def test_a_resumed_run_is_the_same_run(changes, message, command, unbroken, tmp_
     (tmp_path / "dict.ltr.txt").write_text("| 9\n" + "".join(f"{letter} 1\n" for letter in "abcdef"))
     changes = {name: tmp_path / value if name == "vocabulary" else value for name, value in changes.items()}
     argv = command(stopped_at(4, unbroken, tmp_path / "run"), **{**UNBROKEN, "resume_from_checkpoint": "latest", **changes})
-    assert message in refusal(argv)
+    assert message in refusal(finetuning, argv)
 
 
 def test_a_vocabulary_that_changed_behind_its_name_is_refused(command, tmp_path):
@@ -330,7 +239,8 @@ def test_a_vocabulary_that_changed_behind_its_name_is_refused(command, tmp_path)
     letters.write_text("| 9\na 1\nb 1\n")
     finetuning.main(command(tmp_path / "run", vocabulary=letters, max_train_steps=1))
     letters.write_text("| 9\nb 1\na 1\n")
-    assert "vocabulary was" in refusal(command(tmp_path / "run", vocabulary=letters, resume_from_checkpoint="latest"))
+    argv = command(tmp_path / "run", vocabulary=letters, resume_from_checkpoint="latest")
+    assert "vocabulary was" in refusal(finetuning, argv)
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +297,7 @@ def test_a_run_that_goes_on_elsewhere_has_a_model_there(step, more, up_and_down,
 
 
 def test_gradient_checkpointing_changes_no_number(finetune, unbroken):
-    assert_close_run(finetune(**UNBROKEN, gradient_checkpointing=True), unbroken)
+    assert_close_run(finetune(**UNBROKEN, gradient_checkpointing=True), unbroken, MODELS)
 
 
 # Where a run begins, and what learns
@@ -431,7 +341,7 @@ def test_filter_banks_run_and_resume(finetune, command, bert_dir, tmp_path):
         "one", **{**flags, "gradient_accumulation_steps": 1, "per_device_train_batch_size": 14, "max_train_steps": 1})
     broken = stopped_at(2, output_dir, tmp_path / "broken")
     finetuning.main(command(broken, **flags, resume_from_checkpoint="latest"))
-    assert_same_run(broken, output_dir)
+    assert_same_run(broken, output_dir, MODELS)
     assert column(one, "audio_hours")[0] * 3600 == pytest.approx(sum(0.6 + 0.02 * n for n in range(NUM_TRAIN)), rel=0.1)
     said = pipeline("automatic-speech-recognition", str(output_dir))(sound(0.7).astype(np.float32) / 32768)
     assert said.keys() == {"text"}
@@ -509,13 +419,13 @@ def test_a_head_is_kept_for_its_own_vocabulary(is_same, finetune, unbroken, enco
     ({"freeze": 1}, "unrecognized arguments: --freeze"), ({"report_to": "nonsense"}, "--report_to nonsense")], ids=str)
 def test_flags_that_cannot_be_are_named(flags, message, command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert message in refusal(command(**{"output_dir": tmp_path / "run", **flags}))
+    assert message in refusal(finetuning, command(**{"output_dir": tmp_path / "run", **flags}))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_run_that_is_there_is_not_written_over(command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
-    assert refusal(command(output_dir, **UNBROKEN)).startswith(f"--output_dir {output_dir} holds a run already")
+    assert refusal(finetuning, command(output_dir, **UNBROKEN)).startswith(f"--output_dir {output_dir} holds a run already")
     assert records(output_dir) == records(unbroken)
     assert changed(weights(output_dir), weights(unbroken)) == set()
 
@@ -530,7 +440,7 @@ def test_validation_begins_after_so_many_updates(finetune):
 
 
 def test_rubbish_ends_with_code_2(command, tmp_path):
-    assert codes(start(command(tmp_path / "run", unit="syllables"))) == [2]
+    assert codes(start(finetuning, command(tmp_path / "run", unit="syllables"))) == [2]
 
 
 def test_a_pushed_run_lies_in_the_repository(command, tmp_path):
@@ -620,7 +530,7 @@ def test_what_cannot_be_used_has_a_line_each_and_nothing_else_is_lost(finetune, 
     (["abcabc"] * 2, (), "none of the 2 training clips can be used: 000.flac is the first: more_labels_than_frames 6 > 1")])
 def test_nothing_usable_is_one_line(train, validation, message, command, tmp_path):
     speech = prepare(tmp_path, train, validation, seconds=0.04)
-    assert message in refusal(command(tmp_path / "run", dataset_name=speech))
+    assert message in refusal(finetuning, command(tmp_path / "run", dataset_name=speech))
 
 
 @pytest.mark.parametrize(("vocabulary", "tokens"), [
@@ -665,6 +575,6 @@ def test_what_is_good_of_a_faulty_table_is_learned(table, finetune, shared_data,
 def test_a_table_that_is_refused_is_named(table, only, command, shared_data, tmp_path):
     argv = command(tmp_path / "run", dataset_name=shared_data / "broken" / "tables" / table, cache_dir=tmp_path / "own",
                    preprocessing_num_workers=1, preprocessing_only=only)
-    message = refusal(argv)
+    message = refusal(finetuning, argv)
     assert REFUSED[table] in message
     assert table in message

@@ -2,15 +2,12 @@
 
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +17,30 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import ROOT, sound, write_folder, write_model
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
+from training_runs import (
+    SMALL,
+    assert_close_run,
+    assert_same_run,
+    codes,
+    column,
+    records,
+    refusal,
+    start,
+    steps_saved,
+    steps_saved_so_far,
+    wait_until,
+    weights,
+    words_of,
+)
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoModelForPreTraining, Wav2Vec2ForPreTraining
 
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
-from wavtrain import InputError, arguments
+from wavtrain import arguments
 from wavtrain.optimizers import OptimizerOptions, adamw
-from wavtrain.tracking import read_metrics
 
 STEPS, SAVES = 7, [2, 4, 6, 7]
-SMALL = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-4,
-         "logging_steps": 1, "saving_steps": 100, "save_total_limit": 9, "dataloader_num_workers": 0, "report_to": "none",
-         "max_train_steps": 2}
 UNBROKEN = {"gradient_accumulation_steps": 4, "max_train_steps": STEPS, "saving_steps": 2, "num_warmup_steps": 2, "seed": 3}
-SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds; its children start at once
-SERVER.set_forkserver_preload([pretraining.__name__])
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +79,8 @@ def model_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(speech, model_dir):
     """(output_dir, **flags) -> the words of a command line."""
-    def words(output_dir, **flags):
-        given = {"dataset_name": speech, "model_name_or_path": model_dir, "output_dir": output_dir, **SMALL, **flags}
-        for name, value in given.items():
-            if value is not None and value is not False:
-                yield from (f"--{name}",) if value is True else (f"--{name}", *map(str, np.atleast_1d(value)))
-
-    return lambda output_dir, **flags: list(words(output_dir, **flags))
+    given = {"dataset_name": speech, "model_name_or_path": model_dir, **SMALL}
+    return lambda output_dir, **flags: words_of({**given, "output_dir": output_dir, **flags})
 
 
 @pytest.fixture
@@ -104,41 +104,6 @@ def unbroken(command, tmp_path_factory):
     return output_dir
 
 
-def records(output_dir, phase=None):
-    """All that metrics.jsonl says, but for how fast it was."""
-    return [{name: value for name, value in record.items() if name != "audio_seconds_per_second"}
-            for record in read_metrics(str(output_dir)) if phase in (None, record["phase"])]
-
-
-def column(output_dir, name, phase="train"):
-    return [record[name] for record in records(output_dir, phase)]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def steps_saved(output_dir):
-    return sorted(int(path.name.removeprefix("step_")) for path in (output_dir / "checkpoints").iterdir())
-
-
-def assert_same_run(one, other):
-    """Bit for bit."""
-    assert records(one) == records(other)
-    expected = weights(other)
-    assert weights(one).keys() == expected.keys()
-    assert [name for name, value in weights(one).items() if not torch.equal(value, expected[name])] == []
-
-
-def assert_close_run(one, other):
-    """The same but for the order in which floats are summed."""
-    assert len(records(one)) == len(records(other))
-    for mine, theirs in zip(records(one), records(other), strict=True):
-        assert mine.pop("phase") == theirs.pop("phase")
-        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-8)
-    torch.testing.assert_close(weights(one), weights(other), rtol=1e-5, atol=2e-6)
-
-
 def stopped_at(step, unbroken, output_dir):
     """As the run was when it had been killed some time after the checkpoint of this step."""
     shutil.copytree(unbroken, output_dir)
@@ -147,44 +112,6 @@ def stopped_at(step, unbroken, output_dir):
         if later > step:
             shutil.rmtree(output_dir / "checkpoints" / f"step_{later:08d}")
     return output_dir
-
-
-def as_a_script(argv, environment):
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    arguments.run_as_script(lambda: pretraining.main(argv))
-
-
-def start(argv, num_processes=1):
-    """The processes of a run, as a launcher starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    of_all = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": port} if num_processes > 1 else {}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_processes > 1 else {} for rank in range(num_processes)]
-    processes = [SERVER.Process(target=as_a_script, args=(argv, {**of_all, **rank})) for rank in ranks]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def codes(processes):
-    """What they end with."""
-    for process in processes:
-        process.join(60)
-    ended = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    return ended
-
-
-def wait_until(is_so, process):
-    deadline = time.monotonic() + 60
-    while not is_so():
-        process.join(0.01)
-        assert process.exitcode is None, "it ended too early"
-        assert time.monotonic() < deadline
 
 
 # One exact update
@@ -202,7 +129,7 @@ def test_the_unbroken_run_is_as_long_as_it_should_be(unbroken):
 def test_any_number_of_processes_makes_the_same_run(num_processes, command, unbroken, tmp_path):
     """With dropout, layerdrop, Gumbel noise, crops; also the incomplete update, where processes repeat a micro-batch."""
     flags = {**UNBROKEN, "gradient_accumulation_steps": 4 // num_processes}
-    assert codes(start(command(tmp_path / "run", **flags), num_processes)) == [0] * num_processes
+    assert codes(start(pretraining, command(tmp_path / "run", **flags), num_processes)) == [0] * num_processes
     assert_close_run(tmp_path / "run", unbroken)
 
 
@@ -237,18 +164,13 @@ def test_one_process_can_go_on_as_two(command, unbroken, tmp_path):
 
 def test_a_run_killed_at_any_moment_goes_on_exactly(command, unbroken, tmp_path):
     moment = random.SystemRandom().randrange(2, 5), random.SystemRandom().uniform(0, 0.15)
-    (process,) = start(command(tmp_path / "run", **UNBROKEN))
+    (process,) = start(pretraining, command(tmp_path / "run", **UNBROKEN))
     wait_until(lambda: 2 in steps_saved_so_far(tmp_path / "run") and len(lines(tmp_path / "run")) > moment[0], process)
     process.join(moment[1])
     process.kill()
     assert codes([process]) == [-signal.SIGKILL], moment
     pretraining.main(command(tmp_path / "run", **UNBROKEN, resume_from_checkpoint="latest"))
     assert_same_run(tmp_path / "run", unbroken)
-
-
-def steps_saved_so_far(output_dir):
-    """Complete ones: those that are being written have longer names."""
-    return [int(path.name[5:]) for path in (output_dir / "checkpoints").glob("step_" + 8 * "[0-9]")]
 
 
 def lines(output_dir):
@@ -260,7 +182,7 @@ def lines(output_dir):
 def test_sigterm_saves_a_checkpoint_and_the_run_goes_on(num_processes, command, unbroken, tmp_path):
     """Of two processes only one gets it, and both stop after the same update."""
     flags = {**UNBROKEN, "gradient_accumulation_steps": 4 // num_processes, "saving_steps": 100, "eval_steps": 2}
-    processes = start(command(tmp_path / "run", **flags), num_processes)
+    processes = start(pretraining, command(tmp_path / "run", **flags), num_processes)
     wait_until(lambda: len(lines(tmp_path / "run")) >= 2, processes[0])
     os.kill(processes[-1].pid, signal.SIGTERM)
     assert codes(processes) == [143] * num_processes
@@ -277,13 +199,6 @@ def test_latest_without_a_checkpoint_begins(pretrain):
     assert column(pretrain(resume_from_checkpoint="latest"), "step") == [1, 2]
 
 
-def refusal(argv):
-    with pytest.raises(InputError) as caught:
-        pretraining.main(argv)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(("changed", "message"), [
     ({"learning_rate": 2e-3}, "--learning_rate was 0.001 and is 0.002"),
     ({"mask_time_prob": 0.5}, "--mask_time_prob was null and is 0.5"),
@@ -293,7 +208,7 @@ def refusal(argv):
     ({"overwrite_output_dir": True}, "needs what --overwrite_output_dir removes")], ids=str)
 def test_a_resumed_run_is_the_same_run(changed, message, command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
-    message_got = refusal(command(output_dir, **{**UNBROKEN, "resume_from_checkpoint": "latest", **changed}))
+    message_got = refusal(pretraining, command(output_dir, **{**UNBROKEN, "resume_from_checkpoint": "latest", **changed}))
     assert message in message_got
     assert "--resume_from_checkpoint" in message_got
 
@@ -310,7 +225,8 @@ def test_another_config_is_not_the_same_run(command, unbroken, model_dir, tmp_pa
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "hidden_dropout": 0.5}))
     flags = {**UNBROKEN, "resume_from_checkpoint": "latest", "model_name_or_path": other}
-    assert "hidden_dropout was 0.1 and is 0.5" in refusal(command(stopped_at(4, unbroken, tmp_path / "run"), **flags))
+    output_dir = stopped_at(4, unbroken, tmp_path / "run")
+    assert "hidden_dropout was 0.1 and is 0.5" in refusal(pretraining, command(output_dir, **flags))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
@@ -318,20 +234,21 @@ def test_a_damaged_checkpoint_is_refused(name, command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
     path = output_dir / "checkpoints" / "step_00000004" / name
     path.write_bytes(b"{}" if name == "progress.json" else path.read_bytes()[:999])
-    assert "resume from another checkpoint" in refusal(command(output_dir, **UNBROKEN, resume_from_checkpoint="latest"))
+    argv = command(output_dir, **UNBROKEN, resume_from_checkpoint="latest")
+    assert "resume from another checkpoint" in refusal(pretraining, argv)
 
 
 def test_nothing_is_removed_for_a_command_that_is_refused(command, unbroken, tmp_path):
     output_dir = stopped_at(STEPS, unbroken, tmp_path / "run")
     flags = {**UNBROKEN, "report_to": "nonsense", "overwrite_output_dir": True}
-    assert "--report_to nonsense" in refusal(command(output_dir, **flags))
+    assert "--report_to nonsense" in refusal(pretraining, command(output_dir, **flags))
     assert records(output_dir) == records(unbroken)
     assert steps_saved(output_dir) == SAVES
 
 
 def test_output_dir_must_be_a_folder(command, tmp_path):
     (tmp_path / "run").write_text("")
-    assert "no folder can be made there" in refusal(command(tmp_path / "run"))
+    assert "no folder can be made there" in refusal(pretraining, command(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -341,19 +258,19 @@ def test_a_config_that_cannot_be_is_refused(settings, message, command, model_di
     other = shutil.copytree(model_dir, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, **settings}))
-    assert message in refusal(command(tmp_path / "run", model_name_or_path=other))
+    assert message in refusal(pretraining, command(tmp_path / "run", model_name_or_path=other))
 
 
 def test_other_speech_is_not_the_same_run(command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
     write_folder(tmp_path / "other", [1.0] * 8)
     flags = {**UNBROKEN, "dataset_name": tmp_path / "other", "resume_from_checkpoint": "latest", "cache_dir": tmp_path / "own"}
-    assert "prepared_speech was" in refusal(command(output_dir, **flags))
+    assert "prepared_speech was" in refusal(pretraining, command(output_dir, **flags))
 
 
 def test_a_run_that_is_there_is_not_written_over(command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
-    message = refusal(command(output_dir, **UNBROKEN))
+    message = refusal(pretraining, command(output_dir, **UNBROKEN))
     assert message.startswith(f"--output_dir {output_dir} holds a run already: --resume_from_checkpoint latest goes on with it")
     assert records(output_dir) == records(unbroken)
     pretraining.main(command(output_dir, **{**UNBROKEN, "max_train_steps": 1}, overwrite_output_dir=True))
@@ -575,7 +492,7 @@ def test_other_models_run_and_resume(kind, settings, pretrain, command, tmp_path
 
 
 def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):
-    message = refusal(command(tmp_path / "run", learning_rate=1e30, max_skipped_in_a_row=2, max_train_steps=6))
+    message = refusal(pretraining, command(tmp_path / "run", learning_rate=1e30, max_skipped_in_a_row=2, max_train_steps=6))
     assert "the last 2 updates all had a gradient that is not finite" in message
     assert max(column(tmp_path / "run", "skipped_updates")) == 1
     assert steps_saved_so_far(tmp_path / "run") == []  # nothing that is no use is kept
@@ -588,7 +505,7 @@ def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):
     ({"lr_scheduler_type": "constant", "num_warmup_steps": 3}, "constant has no warm-up"),
     ({"model_name_or_path": None}, "--model_name_or_path"), ({"mask_time_prob": 0}, "--mask_time_prob 0.65")], ids=str)
 def test_flags_that_cannot_be_are_named(flags, message, command, tmp_path):
-    assert message in refusal(command(tmp_path / "run", **flags))
+    assert message in refusal(pretraining, command(tmp_path / "run", **flags))
     assert not (tmp_path / "run").exists()
 
 

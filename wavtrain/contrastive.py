@@ -13,7 +13,7 @@ from torch.nn.functional import gumbel_softmax, normalize, one_hot
 from transformers import PreTrainedConfig, Wav2Vec2ConformerForPreTraining, Wav2Vec2ForPreTraining
 
 from wavtrain.layerdrop import droppable
-from wavtrain.masking import cross_utterance_negatives, same_utterance_negatives
+from wavtrain.masking import cross_utterance_negatives, first_of, same_utterance_negatives
 from wavtrain.measures import perplexity
 
 
@@ -52,14 +52,14 @@ class _MaskedFramesOnly:
     ) -> dict[str, Tensor]:
         """Sums over masked frames: `loss`, its parts, `correct`; and how often each code was used, (groups, codes)."""
         features = self._features(input_values)
-        is_speech = None if num_frames is None else _first(num_frames, features.shape[1])
+        is_speech = None if num_frames is None else first_of(num_frames, features.shape[1])
         hidden, unmasked = self.base_model.feature_projection(features)
         hidden = torch.where(mask[..., None], self.base_model.masked_spec_embed.to(hidden.dtype), hidden)
         hidden = self.base_model.encoder(hidden, attention_mask=is_speech).last_hidden_state
         predicted = self.project_hid(_at(hidden, places))
         code_logits = self.quantizer.weight_proj(self.dropout_features(_at(unmasked, places)))
         most = places.shape[1]
-        counted = _first(counts, most)
+        counted = first_of(counts, most)
         with torch.autocast(hidden.device.type, enabled=False):
             codes, used_codes, code_counts = self._codes(code_logits.float(), counted, temperature)
             quantized = self._codevectors(codes)
@@ -161,11 +161,6 @@ class Wav2Vec2ConformerPretraining(_MaskedFramesOnly, Wav2Vec2ConformerForPreTra
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.base_model.encoder.pos_conv_embed.requires_grad_(False)  # is there and never used, in fairseq as well
-
-
-def _first(counts: Tensor, width: int) -> Tensor:
-    """(batch, width): whether a column is among the first `counts` of its row."""
-    return torch.arange(width, device=counts.device) < counts[:, None]
 
 
 def _at(frames: Tensor, places: Tensor) -> Tensor:

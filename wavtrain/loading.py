@@ -3,32 +3,63 @@
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
-from typing import Protocol, TypeVar
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from wavtrain import InputError
-from wavtrain.batching import BatchBudget
+from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
 from wavtrain.places import Place
 from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
 
 
-class Placed(Protocol):
-    """A micro-batch that knows where in the run it belongs."""
+class PlannedClips(Dataset):
+    """Prepared clips of which plans make micro-batches."""
 
-    place: Place
+    def __init__(self, clips: datasets.Dataset, num_samples: np.ndarray, seed: int, budget: BatchBudget) -> None:
+        self.clips, self.num_samples, self.seed, self.budget = clips, num_samples, seed, budget
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Every clip once."""
+        return plan_epoch(self.num_samples, self.seed, epoch, self.budget)
+
+    def plan_in_order(self) -> EpochPlan:
+        """Every clip once, for validation."""
+        return plan_in_order(self.num_samples, self.budget)
+
+    def opened(self, place: Place) -> tuple[dict[str, list[Any]], list[np.ndarray]]:
+        """The columns of a micro-batch's clips, and their samples."""
+        rows = self.clips[place.micro_batch.clips.tolist()]
+        return rows, [decoded(name, audio["bytes"]) for name, audio in zip(rows["utterance_id"], rows["audio"], strict=True)]
+
+    def random_at(self, place: Place) -> tuple[np.random.Generator, int]:
+        """What decides all that is random in a micro-batch, and a seed for what the model draws: by (seed, step, number)."""
+        seeds = np.random.SeedSequence((self.seed, place.step, place.micro_batch.number))
+        return np.random.default_rng(seeds), int(seeds.generate_state(1)[0])
 
 
-Batch = TypeVar("Batch", bound=Placed)
+class _HandsOver(Dataset):
+    """An InputError is handed over rather than raised, as a loader's process would wrap it in its traceback."""
+
+    def __init__(self, speech: Dataset) -> None:
+        self.speech = speech
+
+    def __getitem__(self, place: Any) -> Any:
+        try:
+            return self.speech[place]
+        except InputError as error:
+            return error
 
 
-def loaded(speech: Dataset, places: Iterable[Place], num_workers: int, device: torch.device) -> Iterator[list[Batch]]:
+def loaded(speech: Dataset, places: Iterable[Any], num_workers: int, device: torch.device) -> Iterator[list[Any]]:
     """The micro-batches `speech[place]` of one update after the other, loaded ahead if there are to be processes for it."""
-    loader = DataLoader(speech, batch_size=None, sampler=places, num_workers=num_workers, pin_memory=device.type == "cuda",
-                        prefetch_factor=4 if num_workers else None, worker_init_fn=_leave_signals_to_the_loop)
-    update: list[Batch] = []
+    loader = DataLoader(_HandsOver(speech), batch_size=None, sampler=places, num_workers=num_workers,
+                        prefetch_factor=4 if num_workers else None, pin_memory=device.type == "cuda",
+                        worker_init_fn=_leave_signals_to_the_loop)
+    update = []
     for batch in loader:
         if isinstance(batch, InputError):
             raise batch
@@ -44,10 +75,10 @@ def _leave_signals_to_the_loop(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def decoded(utterance_id: str, audio: dict[str, bytes]) -> np.ndarray:
-    """The samples of a prepared clip, float32."""
+def decoded(utterance_id: str, audio: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """The samples of a prepared clip, or of a part of it, float32."""
     try:
-        with open_speech(audio["bytes"]) as speech:
+        with open_speech(audio, start, stop, "samples") as speech:
             return np.concatenate(list(speech.blocks("float32")))
     except Refusal as refusal:
         raise InputError(f"--dataset_name: the prepared clip {utterance_id} is damaged ({refusal}): prepare the corpus again "
@@ -68,13 +99,6 @@ def budget_of(max_clips: int | None, max_seconds: float | None, longest_seconds:
     """As the flags say; eight clips where they say nothing."""
     seconds = (round(each * SAMPLING_RATE) if each else None for each in (max_seconds, longest_seconds))
     return BatchBudget(max_clips if max_clips or max_seconds else 8, *seconds)
-
-
-def frames_after(num_samples: np.ndarray, convolutions: Iterable[tuple[int, int]]) -> np.ndarray:
-    """How many frames layers of (kernel, stride) make of so many samples."""
-    for kernel, stride in convolutions:
-        num_samples = (num_samples - kernel) // stride + 1
-    return num_samples
 
 
 def padded(rows: Sequence[np.ndarray], width: int, kind: type) -> np.ndarray:

@@ -1,10 +1,28 @@
-"""Which frames of a batch are masked, and which of them are each other's negatives: no loop over clips, no hidden state."""
+"""How many frames there are, which of a batch are masked, and which are each other's negatives: no loop over clips."""
+
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 FEWEST = 2  # masked frames of an utterance; a single one has nothing to be told from
+
+
+Lengths = TypeVar("Lengths", int, np.ndarray, Tensor)
+
+
+def frames_after(num_samples: Lengths, convolutions: Iterable[tuple[int, int]]) -> Lengths:
+    """How many frames layers of (kernel, stride) make of so many samples."""
+    for kernel, stride in convolutions:
+        num_samples = (num_samples - kernel) // stride + 1
+    return num_samples
+
+
+def first_of(counts: Tensor, width: int) -> Tensor:
+    """(batch, width): whether a column is among the first `counts` of its row."""
+    return torch.arange(width, device=counts.device) < counts[:, None]
 
 
 def span_mask(

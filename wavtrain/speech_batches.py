@@ -7,12 +7,11 @@ import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from wavtrain import InputError
-from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order, planned_lengths
-from wavtrain.loading import decoded, frames_after, normalised, rounded_up
-from wavtrain.masking import masked_places, span_mask
+from wavtrain.batching import BatchBudget, planned_lengths
+from wavtrain.loading import PlannedClips, normalised, padded, rounded_up
+from wavtrain.masking import frames_after, masked_places, span_mask
 from wavtrain.places import Place
 
 
@@ -47,7 +46,6 @@ class SpeechBatch(NamedTuple):
     speech_samples: int
     samples: int  # with the padding
 
-
     @property
     def weight(self) -> float:
         """0 where it repeats another micro-batch for the sake of the collectives."""
@@ -63,7 +61,7 @@ class SpeechBatch(NamedTuple):
         return {"targets": self.targets, "frames": self.frames, "speech_samples": self.speech_samples, "samples": self.samples}
 
 
-class SpeechBatches(Dataset):
+class SpeechBatches(PlannedClips):
     """Prepared clips, a micro-batch at a time: `batches[place]`."""
 
     def __init__(self, clips: datasets.Dataset, settings: BatchSettings) -> None:
@@ -75,28 +73,14 @@ class SpeechBatches(Dataset):
                              f"{num_frames.max()}): --random_crop_in_seconds, --max_batch_duration_in_seconds and "
                              "--mask_time_length decide that")
         self.num_too_short = len(num_samples) - len(usable)  # no part in the loss, and others would be cropped to them
-        self.num_samples = num_samples[usable]
         clips = clips.select_columns(["utterance_id", "audio"])
-        self.clips = clips.select(usable) if self.num_too_short else clips
+        super().__init__(clips.select(usable) if self.num_too_short else clips, num_samples[usable], settings.seed,
+                         settings.budget)
         self.settings = settings
 
-    def plan(self, epoch: int) -> EpochPlan:
-        """Every clip once."""
-        return plan_epoch(self.num_samples, self.settings.seed, epoch, self.settings.budget)
-
-    def plan_in_order(self) -> EpochPlan:
-        """Every clip once, for validation."""
-        return plan_in_order(self.num_samples, self.settings.budget)
-
-    def __getitem__(self, place: Place) -> SpeechBatch | InputError:
-        """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
-        seeds = np.random.SeedSequence((self.settings.seed, place.step, place.micro_batch.number))
-        try:
-            rows = self.clips[place.micro_batch.clips.tolist()]
-            waves = [decoded(*row) for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
-        except InputError as error:
-            return error
-        return self._batch(waves, place, np.random.default_rng(seeds), int(seeds.generate_state(1)[0]))
+    def __getitem__(self, place: Place) -> SpeechBatch:
+        _, waves = self.opened(place)
+        return self._batch(waves, place, *self.random_at(place))
 
     def _batch(self, waves: list[np.ndarray], place: Place, generator: np.random.Generator, seed: int) -> SpeechBatch:
         settings = self.settings
@@ -104,10 +88,10 @@ class SpeechBatches(Dataset):
         if settings.crops:
             lengths = np.full_like(lengths, _rounded_down(int(lengths.min()), settings.pad_to_multiple_of))
         width = rounded_up(int(lengths.max()), settings.pad_to_multiple_of)
-        values = np.zeros((len(waves), width), dtype=np.float32)
-        for row, (wave, length) in enumerate(zip(waves, lengths, strict=True)):
-            start = generator.integers(len(wave) - length + 1)
-            values[row, :length] = (normalised(wave) if settings.normalises else wave)[start : start + length]
+        starts = [generator.integers(len(wave) - length + 1) for wave, length in zip(waves, lengths, strict=True)]
+        waves = [normalised(wave) if settings.normalises else wave for wave in waves]
+        waves = [wave[start : start + length] for wave, start, length in zip(waves, starts, lengths, strict=True)]
+        values = padded(waves, width, np.float32)
         num_frames = settings.frames_of(lengths.astype(np.int64))
         mask = span_mask(num_frames, settings.mask_time_prob, settings.mask_time_length, settings.mask_time_min_masks,
                          generator, settings.require_same_masks)

@@ -14,7 +14,8 @@ from torch.nn.functional import ctc_loss
 from transformers import MODEL_FOR_CTC_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from wavtrain.layerdrop import droppable
-from wavtrain.recognition.padding import Padding, convolved, first, hears_waves
+from wavtrain.masking import first_of
+from wavtrain.recognition.padding import Padding, convolved, hears_waves
 
 FAMILIES = ("wav2vec2", "wav2vec2-conformer", "wav2vec2-bert", "hubert", "wavlm", "data2vec-audio", "unispeech",
             "unispeech-sat", "sew")
@@ -62,7 +63,7 @@ class _Recogniser:
         """`log_probs` (batch, frames, tokens); with labels the `losses` of the utterances in nats and their sum `loss`."""
         self._time_mask, self._channel_mask = time_mask, channel_mask
         self._padding.note(lengths)
-        attention_mask = None if lengths is None else first(lengths, inputs.shape[1]).long()
+        attention_mask = None if lengths is None else first_of(lengths, inputs.shape[1]).long()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             hidden = self.base_model(inputs, attention_mask=attention_mask).last_hidden_state
         if self.encoder_is_frozen:

@@ -9,12 +9,10 @@ import numpy as np
 import soxr
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from wavtrain import InputError
-from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
-from wavtrain.loading import decoded, frames_after, padded, rounded_up
-from wavtrain.masking import span_mask
+from wavtrain.batching import BatchBudget
+from wavtrain.loading import PlannedClips, padded, rounded_up
+from wavtrain.masking import frames_after, span_mask
 from wavtrain.places import Place
 from wavtrain.recognition.transcribed_clips import Survey, survey
 from wavtrain.recognition.transcripts import TextRules, normalised
@@ -77,7 +75,7 @@ class CtcBatch(NamedTuple):
         return {"targets": self.targets, "speech_samples": self.speech_samples, "samples": self.samples}
 
 
-class CtcBatches(Dataset):
+class CtcBatches(PlannedClips):
     """Prepared clips with their labels, a micro-batch at a time: `batches[place]`."""
 
     def __init__(self, clips: datasets.Dataset, settings: CtcSettings) -> None:
@@ -86,30 +84,17 @@ class CtcBatches(Dataset):
         fastest = np.floor(num_samples / max(settings.speeds)).astype(np.int64)
         is_too_long = slowest > (settings.budget.max_samples or np.inf) if settings.is_training else None
         self.survey: Survey = survey(clips, settings.rules, settings.vocabulary, settings.frames_of(fastest), is_too_long)
-        self.num_samples = slowest[self.survey.usable]
-        self.clips = clips if len(self.survey.usable) == len(clips) else clips.select(self.survey.usable)
+        usable, clips = self.survey.usable, clips.select_columns(["utterance_id", "audio", "text"])
+        super().__init__(clips if len(usable) == len(clips) else clips.select(usable), slowest[usable], settings.seed,
+                         settings.budget)
         self.settings = settings
 
-    def plan(self, epoch: int) -> EpochPlan:
-        """Every clip once."""
-        return plan_epoch(self.num_samples, self.settings.seed, epoch, self.settings.budget)
-
-    def plan_in_order(self) -> EpochPlan:
-        """Every clip once, for validation."""
-        return plan_in_order(self.num_samples, self.settings.budget)
-
-    def __getitem__(self, place: Place) -> CtcBatch | InputError:
-        """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
-        seeds = np.random.SeedSequence((self.settings.seed, place.step, place.micro_batch.number))
-        generator = np.random.default_rng(seeds)
-        try:
-            rows = self.clips.select_columns(["utterance_id", "audio", "text"])[place.micro_batch.clips.tolist()]
-            waves = [self._at_some_speed(decoded(*row), generator)
-                     for row in zip(rows["utterance_id"], rows["audio"], strict=True)]
-        except InputError as error:
-            return error
+    def __getitem__(self, place: Place) -> CtcBatch:
+        rows, waves = self.opened(place)
+        generator, seed = self.random_at(place)
+        waves = [self._at_some_speed(wave, generator) for wave in waves]
         labels = [self.settings.vocabulary.encode(normalised(text, self.settings.rules)) for text in rows["text"]]
-        return self._batch(waves, labels, place, generator, int(seeds.generate_state(1)[0]))
+        return self._batch(waves, labels, place, generator, seed)
 
     def _at_some_speed(self, wave: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Faster is higher as well, as if the tape ran faster."""
@@ -122,15 +107,14 @@ class CtcBatches(Dataset):
         features = [settings.features_of(wave) for wave in waves]
         lengths = np.array([len(each) for each in features])
         values = padded(features, rounded_up(int(lengths.max()), settings.pad_to_multiple_of), np.float32)
-        num_frames = settings.frames_of(np.array([len(wave) for wave in waves]))
+        num_samples = np.array([len(wave) for wave in waves])
         inputs = {"inputs": values, "labels": padded(labels, max(map(len, labels)), np.int64),
-                  "label_lengths": np.array([len(each) for each in labels]), "num_frames": num_frames}
+                  "label_lengths": np.array([len(each) for each in labels]), "num_frames": settings.frames_of(num_samples)}
         if lengths.min() < values.shape[1]:
             inputs["lengths"] = lengths
         if settings.is_training:
             inputs |= self._masks(lengths, values.shape[1], generator)
         tensors = {name: torch.from_numpy(each) for name, each in inputs.items()}
-        num_samples = np.array([len(wave) for wave in waves])
         targets = sum(map(len, labels)) if settings.counts_tokens else len(labels)
         return CtcBatch(tensors, place, seed, targets, int(num_samples.sum()), int(num_samples.max()) * len(waves))
 

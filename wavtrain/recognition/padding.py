@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from wavtrain.masking import first_of, frames_after
+
 
 class Padding:
     """Installed in a model, it is told before each forward pass how much of each clip is real.
@@ -62,7 +64,7 @@ class Padding:
             if self._frames_of_first_layer is None:
                 return run(features)
             with torch.autocast(features.device.type, enabled=False):
-                counted = first(self._frames_of_first_layer, features.shape[-1]).float()
+                counted = first_of(self._frames_of_first_layer, features.shape[-1]).float()
                 shares = counted / counted.sum(-1, keepdim=True)
                 features = features.float()
                 features = features - torch.einsum("bct,bt->bc", features, shares)[..., None]
@@ -81,7 +83,7 @@ class Padding:
                 return run(hidden, **kwargs)
             unsqueezed.append(_silenced(hidden.transpose(1, 2), self.frames[0]))
             whole = self.frames[0] // squeeze * squeeze
-            found = run(hidden, attention_mask=first(whole, hidden.shape[1]), **kwargs)
+            found = run(hidden, attention_mask=first_of(whole, hidden.shape[1]), **kwargs)
             found.last_hidden_state = _silenced(found.last_hidden_state.transpose(1, 2), whole).transpose(1, 2)
             return found
 
@@ -90,10 +92,12 @@ class Padding:
 
 def convolved(lengths: Any, config: PreTrainedConfig, num_layers: int | None = None) -> Any:
     """How many frames the feature encoder, or its first layers, make of so many samples: ints, arrays or tensors."""
-    layers = zip(config.conv_kernel, config.conv_stride, strict=True) if hears_waves(config) else ()
-    for kernel, stride in list(layers)[:num_layers]:
-        lengths = (lengths - kernel) // stride + 1
-    return lengths
+    return frames_after(lengths, convolutions(config)[:num_layers])
+
+
+def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
+    """Kernel and stride of each layer between what the model is given and where its masks are."""
+    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True)) if hears_waves(config) else ()
 
 
 def hears_waves(config: PreTrainedConfig) -> bool:
@@ -107,11 +111,6 @@ def adapted(frames: Any, config: PreTrainedConfig) -> Any:
     return (frames + 2 * padding - config.adapter_kernel_size) // config.adapter_stride + 1
 
 
-def first(counts: Tensor, width: int) -> Tensor:
-    """(batch, width): whether a column is among the first `counts` of its row."""
-    return torch.arange(width, device=counts.device) < counts[:, None]
-
-
 def _silenced(hidden: Tensor, frames: Tensor) -> Tensor:
     """(batch, channels, frames) with zeros after the last real frame of each clip."""
-    return hidden.masked_fill(~first(frames, hidden.shape[-1])[:, None], 0.0)
+    return hidden.masked_fill(~first_of(frames, hidden.shape[-1])[:, None], 0.0)

@@ -15,13 +15,13 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from wavtrain import InputError, encoders
 from wavtrain.encoders import NOT_THERE, load_feature_extractor
+from wavtrain.loading import normalised
 from wavtrain.recognition import adapters
 from wavtrain.recognition.ctc import FAMILIES, leave_out_unused, recogniser_class
 from wavtrain.recognition.filter_banks import FRAME_SAMPLES, HOP_SAMPLES, filter_banks
 from wavtrain.recognition.padding import adapted, convolved, hears_waves
 from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import Vocabulary, read_vocabulary, save_tokenizer, saved_vocabularies
-from wavtrain.speech.waveforms import SAMPLING_RATE
 
 FLAG = "--model_name_or_path"  # names weights
 MASK_FLAGS = ("mask_time_prob", "mask_feature_prob")
@@ -151,12 +151,7 @@ def features_of(wave: np.ndarray, extractor: FeatureExtractionMixin) -> np.ndarr
     """What the model is given for one clip: its waveform (samples,), or filter banks (frames, features) without padding."""
     if isinstance(extractor, SeamlessM4TFeatureExtractor):
         return filter_banks(wave, extractor)
-    return extractor(wave, sampling_rate=SAMPLING_RATE, return_tensors="np")["input_values"][0]
-
-
-def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
-    """Kernel and stride of each layer between what the model is given and where its masks are."""
-    return encoders.convolutions(config) if hears_waves(config) else ()
+    return normalised(wave) if extractor.do_normalize else wave
 
 
 def frames_of(config: PreTrainedConfig) -> Callable[[np.ndarray], np.ndarray]:

@@ -46,8 +46,9 @@ class Survey(NamedTuple):
 def texts_of(clips: datasets.Dataset, rules: TextRules) -> Iterator[str]:
     """The normalised transcripts that are there and allowed, for a vocabulary or a language model."""
     for text in _texts(clips):
-        if _fault_of(text, rules) is None:
-            yield normalised(text, rules)
+        spoken, fault = _read(text, rules)
+        if fault is None:
+            yield spoken
 
 
 def survey(
@@ -59,10 +60,10 @@ def survey(
     is_training = is_too_long is not None
     rules = rules if is_training else replace(rules, digits="keep")
     for row, (text, frames) in enumerate(zip(_texts(clips), num_frames.tolist(), strict=True)):
-        reason, detail = _fault_of(text, rules), ""
-        if reason is None:
-            spoken = normalised(text, rules)
-            reason = None if frames else "shorter_than_a_frame"
+        spoken, reason = _read(text, rules)
+        detail = ""
+        if reason is None and not frames:
+            reason = "shorter_than_a_frame"
         if reason is None and is_training:
             reason, detail = _misfit(vocabulary.encode(spoken), frames, bool(is_too_long[row]))
         if reason is None:
@@ -90,12 +91,14 @@ def _texts(clips: datasets.Dataset) -> Iterator[str | None]:
         yield from column.slice(start, ROWS_AT_ONCE).to_pylist()
 
 
-def _fault_of(text: str | None, rules: TextRules) -> str | None:
+def _read(text: str | None, rules: TextRules) -> tuple[str, str | None]:
+    """The normalised text, and what speaks against it."""
     if text is None:
-        return "no_text"
+        return "", "no_text"
     if rules.digits == "reject" and has_digits(text):
-        return "digits"
-    return None if normalised(text, rules) else "empty_transcript"
+        return "", "digits"
+    spoken = normalised(text, rules)
+    return spoken, None if spoken else "empty_transcript"
 
 
 def _misfit(labels: np.ndarray, num_frames: int, is_too_long: bool) -> tuple[str | None, str]:

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, plan_in_order
-from wavtrain.loading import loaded, padded
+from wavtrain.loading import decoded, loaded, padded
 from wavtrain.places import Place, share_of, validation_places
 from wavtrain.recognition.windows import Window, joined, window_plan
-from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
+from wavtrain.speech.waveforms import SAMPLING_RATE
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,8 @@ class Recordings(Dataset):
             windows = [(row, window) for row in rows for window in self._windows_of(row)]
             yield from (Piece(place, windows[first : first + most]) for first in range(0, len(windows), most))
 
-    def __getitem__(self, piece: Piece) -> Inputs | InputError:
-        """An error is handed over rather than raised, as a loader's process would wrap it in its traceback."""
-        try:
-            return Inputs(*piece, _batch([self.features_of(self._samples(*each)) for each in piece.windows]))
-        except InputError as error:
-            return error
+    def __getitem__(self, piece: Piece) -> Inputs:
+        return Inputs(*piece, _batch([self.features_of(self._samples(*each)) for each in piece.windows]))
 
     def _windows_of(self, row: int) -> list[Window]:
         return window_plan(int(self.num_samples[row]), *self.options.samples, self.samples_per_frame, self.frames_of)
@@ -92,12 +88,7 @@ class Recordings(Dataset):
             clip = self._stored[row]
             self._opened = row, clip["utterance_id"], clip["audio"]["bytes"]
         _, name, audio = self._opened
-        try:
-            with open_speech(audio, window.start, window.end, "samples") as speech:
-                return np.concatenate(list(speech.blocks("float32")))[: window.end - window.start]
-        except Refusal as refusal:
-            raise InputError(f"--dataset_name: the prepared clip {name} is damaged ({refusal}): prepare the corpus again with "
-                             "--overwrite_cache") from refusal
+        return decoded(name, audio, window.start, window.end)
 
 
 @torch.inference_mode()
