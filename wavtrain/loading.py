@@ -79,7 +79,7 @@ def decoded(utterance_id: str, audio: bytes, start: int = 0, stop: int | None = 
     """The samples of a prepared clip, or of a part of it, float32."""
     try:
         with open_speech(audio, start, stop, "samples") as speech:
-            return np.concatenate(list(speech.blocks("float32")))
+            return np.concatenate(list(speech.blocks("float32")))[: None if stop is None else stop - start]
     except Refusal as refusal:
         raise InputError(f"--dataset_name: the prepared clip {utterance_id} is damaged ({refusal}): prepare the corpus again "
                          "with --overwrite_cache") from refusal
