@@ -209,14 +209,14 @@ def test_each_language_has_its_adapters_and_its_head(tmp_path):
     assert {"adapter.aaa.safetensors", "adapter.bbb.safetensors"} <= set(os.listdir(source))
     for language, vocabulary in [("aaa", VOCABULARY), ("bbb", LARGER)]:
         stock = Wav2Vec2ForCTC.from_pretrained(source, target_lang=language, ignore_mismatched_sizes=True).eval()
-        torch.testing.assert_close(stock(given).logits.log_softmax(-1), wanted[language], rtol=0, atol=1e-6)
+        torch.testing.assert_close(stock(given).logits.log_softmax(-1), wanted[language], rtol=1e-5, atol=1e-6)
         ours, _, read = recognisers.load_recogniser(source, language)
-        torch.testing.assert_close(ours(given)["log_probs"], wanted[language], rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours(given)["log_probs"], wanted[language], rtol=1e-5, atol=1e-6)
         assert read == vocabulary
         again = recognisers.build(load(source, vocabulary), vocabulary, source, language)
         assert not again.head_is_new
-        torch.testing.assert_close(again.eval()(given)["log_probs"], wanted[language], rtol=0, atol=1e-6)
-    torch.testing.assert_close(recognisers.load_recogniser(source)[0](given)["log_probs"], wanted["bbb"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(again.eval()(given)["log_probs"], wanted[language], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(recognisers.load_recogniser(source)[0](given)["log_probs"], wanted["bbb"], rtol=1e-5, atol=1e-6)
 
 
 def test_adapters_of_a_new_language_begin_anew(tmp_path):

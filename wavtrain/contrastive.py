@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gumbel_softmax, normalize, one_hot
 from transformers import PreTrainedConfig, Wav2Vec2ConformerForPreTraining, Wav2Vec2ForPreTraining
 
+from wavtrain.convolutions import channels_last
 from wavtrain.layerdrop import droppable
 from wavtrain.masking import cross_utterance_negatives, first_of, same_utterance_negatives
 from wavtrain.measures import perplexity
@@ -34,6 +35,7 @@ class _MaskedFramesOnly:
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
+        channels_last(self.base_model.feature_extractor)
         encoder = self.base_model.encoder
         encoder.config = copy.copy(encoder.config)
         encoder.config.layerdrop = 0.0  # its own way of dropping leaves parameters without a gradient, which DDP cannot bear
@@ -80,14 +82,12 @@ class _MaskedFramesOnly:
         return {"loss": loss, **sums, "correct": correct, "code_counts": code_counts}
 
     def _features(self, input_values: Tensor) -> Tensor:
-        """(batch, frames, channels). Not by the extractor's forward, which asks for the gradient of the waveform."""
-        features = input_values[:, None]
-        for layer in self.base_model.feature_extractor.conv_layers:
-            features = layer(features)
+        """(batch, frames, channels)."""
+        features = self.base_model.feature_extractor(input_values).transpose(1, 2)
         factor = self.objective.feature_grad_mult
         if factor != 1.0 and features.requires_grad:
             features.register_hook(lambda gradient: gradient * factor)
-        return features.transpose(1, 2)
+        return features
 
     def _codes(self, logits: Tensor, counted: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One-hot codes (batch, most, groups, codes), the perplexity of their distribution, how often each was the best."""

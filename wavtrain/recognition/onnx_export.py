@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from wavtrain import InputError
 from wavtrain.arguments import run_as_script
+from wavtrain.convolutions import as_in_transformers
 from wavtrain.durable_files import written_beside
 from wavtrain.recognition.padding import hears_waves
 from wavtrain.recognition.recognisers import load_recogniser
@@ -40,6 +41,8 @@ def export(model_dir: str, path: str, language: str | None = None) -> None:
         raise InputError(f"{' and '.join(missing)} missing: pip install -r requirements-export.txt")
     model, _, _ = load_recogniser(model_dir, language)
     config, name = model.config, model.main_input_name
+    if hears_waves(config):
+        as_in_transformers(model.base_model.feature_extractor)
     shape = (2, TRACED_SAMPLES) if hears_waves(config) else (2, TRACED_FRAMES, config.feature_projection_input_dim)
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with written_beside(path) as beside, torch.no_grad():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from wavtrain.convolutions import channels_last
 from wavtrain.masking import first_of, frames_after
 
 
@@ -31,9 +32,8 @@ class Padding:
         self.adapter_layers = list(base.adapter.layers) if getattr(base, "adapter", None) is not None else []
         for level, layer in enumerate(self.adapter_layers):
             self._silence_convolutions(layer, level)
-        if getattr(self.config, "feat_extract_norm", None) == "group":
-            norm = base.feature_extractor.conv_layers[0].layer_norm
-            norm.forward = self._clipwise(norm)
+        if hears_waves(self.config):
+            channels_last(base.feature_extractor, lambda: self._frames_of_first_layer)
         if self.config.model_type == "sew":
             base.encoder.forward = self._in_whole_squeezes(base.encoder)
 
@@ -55,23 +55,6 @@ class Padding:
         for convolution in module.modules():
             if isinstance(convolution, nn.Conv1d) and convolution.padding[0] > 0:
                 convolution.register_forward_pre_hook(silence)
-
-    def _clipwise(self, norm: nn.GroupNorm) -> Callable[[Tensor], Tensor]:
-        """A group norm of one group a channel, with the mean and variance of the clip without its padding."""
-        run = norm.forward
-
-        def forward(features: Tensor) -> Tensor:  # (batch, channels, frames)
-            if self._frames_of_first_layer is None:
-                return run(features)
-            with torch.autocast(features.device.type, enabled=False):
-                counted = first_of(self._frames_of_first_layer, features.shape[-1]).float()
-                shares = counted / counted.sum(-1, keepdim=True)
-                features = features.float()
-                features = features - torch.einsum("bct,bt->bc", features, shares)[..., None]
-                scale = (torch.einsum("bct,bt->bc", features.square(), shares) + norm.eps).rsqrt() * norm.weight
-                return torch.addcmul(norm.bias[:, None].float(), features, scale[..., None]).to(norm.weight.dtype)
-
-        return forward
 
     def _in_whole_squeezes(self, encoder: nn.Module) -> Callable[..., Any]:
         """SEW works on means of two frames: a clip alone loses an odd last one, after the positional convolution saw it."""

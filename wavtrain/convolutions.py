@@ -1,0 +1,121 @@
+"""The convolutions that make frames of samples, as matrix products over activations whose channels are last.
+
+Numbers are those of transformers' layers. There every layer norm turns its activations over and back, and GELU reads them
+across the grain; here a convolution of stride s is a product with s frames at a time, and what follows runs along memory.
+Of each layer only the convolution's result and its input are kept; norm and GELU are computed again in the backward pass.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import gelu, layer_norm
+from torch.utils.checkpoint import checkpoint
+
+from wavtrain.masking import first_of
+
+
+def channels_last(feature_extractor: nn.Module, real_frames: Callable[[], Tensor | None] = lambda: None) -> None:
+    """Replace the forward pass of a feature encoder of transformers; weights and results stay.
+
+    `real_frames` says, where clips are padded, how many frames of the first layer each clip has; a group norm is over those.
+    """
+    for layer in feature_extractor.conv_layers:
+        layer.forward = partial(_layer, layer, real_frames)
+    feature_extractor.forward = partial(_encoder, feature_extractor)
+
+
+def as_in_transformers(feature_extractor: nn.Module) -> None:
+    """Undo that, for those who want plain operators."""
+    for module in (feature_extractor, *feature_extractor.conv_layers):
+        del module.forward
+
+
+def _encoder(feature_extractor: nn.Module, input_values: Tensor) -> Tensor:
+    """(batch, samples) -> (batch, channels, frames), channels last in memory."""
+    features = input_values[..., None]
+    for layer in feature_extractor.conv_layers:
+        features = layer(features)
+    return features.transpose(1, 2)
+
+
+def _layer(layer: nn.Module, real_frames: Callable[[], Tensor | None], features: Tensor) -> Tensor:
+    """(batch, frames, channels) -> the same."""
+    kind = features.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.conv.weight.dtype
+    bias = None if layer.conv.bias is None else layer.conv.bias.to(dtype)
+    features = _Convolution.apply(features.to(dtype), layer.conv.weight.to(dtype), bias, layer.conv.stride[0])
+    norm = getattr(layer, "layer_norm", None)
+    if norm is None:
+        return layer.activation(features)
+    return checkpoint(_normed, features, norm, layer.activation, real_frames(), use_reentrant=False, preserve_rng_state=False)
+
+
+def _normed(features: Tensor, norm: nn.Module, activation: Callable[[Tensor], Tensor], real_frames: Tensor | None) -> Tensor:
+    dtype = features.dtype
+    with torch.autocast(features.device.type, enabled=False):
+        features = features.to(norm.weight.dtype)
+        if isinstance(norm, nn.LayerNorm):
+            features = layer_norm(features, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        else:
+            features = _group_norm(features, norm, real_frames)
+        return activation(features).to(dtype)
+
+
+def _group_norm(features: Tensor, norm: nn.GroupNorm, real_frames: Tensor | None) -> Tensor:
+    """One group a channel: over time. torch.var_mean would be twenty times slower than means, across memory on a CPU."""
+    shares = None
+    if real_frames is not None:
+        counted = first_of(real_frames, features.shape[1]).to(features.dtype)
+        shares = (counted / counted.sum(1, keepdim=True))[:, None]
+
+    def mean(values: Tensor) -> Tensor:
+        return values.mean(1, keepdim=True) if shares is None else shares @ values
+
+    features = features - mean(features)
+    return torch.addcmul(norm.bias, features, (mean(features.square()) + norm.eps).rsqrt() * norm.weight)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.stride, ctx.has_bias = stride, bias is not None
+        made = None
+        for seen, taps in _taps(features, weight, stride):
+            taps = taps.expand(len(features), -1, -1)
+            if made is None:
+                made = seen @ taps if bias is None else torch.baddbmm(bias, seen, taps)
+            else:
+                made.baddbmm_(seen, taps)
+        return made
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
+        features, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_features = torch.zeros_like(features) if ctx.needs_input_grad[0] else None
+        of_weight = []
+        for number, (seen, taps) in enumerate(_taps(features, weight, ctx.stride)):
+            of_weight.append(torch.bmm(seen.transpose(1, 2), gradient).sum(0))
+            if of_features is not None:
+                _windows(of_features, weight, ctx.stride, number).baddbmm_(gradient, taps.T.expand(len(features), -1, -1))
+        of_weight = torch.cat(of_weight).view(weight.shape[2], weight.shape[1], weight.shape[0]).permute(2, 1, 0)
+        return of_features, of_weight, gradient.sum((0, 1)) if ctx.has_bias else None, None
+
+
+def _taps(features: Tensor, weight: Tensor, stride: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The product in parts, each of a stride's taps: what they see (batch, frames, taps * channels), and their weights."""
+    for number, taps in enumerate(weight.permute(2, 1, 0).split(stride)):
+        yield _windows(features, weight, stride, number), taps.reshape(-1, weight.shape[0])
+
+
+def _windows(features: Tensor, weight: Tensor, stride: int, number: int) -> Tensor:
+    """A view that does not overlap itself, so that it can be read and added to by a matrix product."""
+    batch, length, channels = features.shape
+    frames = (length - weight.shape[2]) // stride + 1
+    width = min(stride, weight.shape[2] - number * stride)
+    return features.as_strided((batch, frames, width * channels), (length * channels, stride * channels, 1),
+                               features.storage_offset() + number * stride * channels)
