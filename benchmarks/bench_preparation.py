@@ -7,36 +7,36 @@ The suite is run_preprocessing.py with one worker. The peer does what transforme
 an Arrow dataset of the encoded bytes (making it is not counted) is mapped through Wav2Vec2FeatureExtractor to float32 lists,
 then filtered. It decodes as datasets < 4 did (soundfile, librosa's soxr_hq): datasets 5 needs FFmpeg. Both keep 0.1 to 40 s.
 The sides alternate, and so do their start-ups, the same runs over one short clip. A core-second is a second of processor time
-of the process or its children. The table gives medians (least-most), of ratios too, and marks them against what is promised.
+of the process or its children. The table gives medians (least-most), of ratios too, and marks them against what is promised;
+its last line has the wall time of the suite with one worker for each core, start-up taken off, and with one worker.
 """
 
 import argparse
 import io
-import json
 import math
 import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import soundfile  # and nothing heavier: the peak memory of a child, as Linux counts it, begins at its parent's
+from side_by_side import ROOT, SAMPLING_RATE, report, spread
 
-SUITE = Path(__file__).resolve().parent.parent / "run_preprocessing.py"
-SAMPLING_RATE = 16_000
+SUITE = ROOT / "run_preprocessing.py"
+NUM_CORES = len(os.sched_getaffinity(0))
 SHORTEST, LONGEST = 0.1, 40.0  # seconds, on both sides
 DEFAULT_MINUTES = 120  # so that the work stands out of the noise of the start-up
 SPEED_TARGET, DISK_TARGET, MEMORY_TARGET = 4.0, 0.30, 300.0
+SCALING_TARGET = 0.9 * NUM_CORES
 SIDES, PARTS = ("suite", "peer"), ("speech", "start_up")
+EVERY_CORE = "suite, a worker for each core"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -121,14 +121,15 @@ def measure(side: str, part: str, work: Path, num_workers: int) -> dict[str, flo
     """One run of one side over one part; what it writes for training is weighed, all it writes removed."""
     output = work / "output"
     commands = {
-        "suite": [SUITE, "--dataset_name", work / part, "--preprocessing_num_workers", 1, "--validation_split_percentage", 0,
-                  "--min_duration_in_seconds", SHORTEST, "--max_duration_in_seconds", LONGEST],
+        "suite": [SUITE, "--dataset_name", work / part, "--min_duration_in_seconds", SHORTEST, "--max_duration_in_seconds",
+                  LONGEST, "--validation_split_percentage", 0, "--preprocessing_num_workers",
+                  NUM_CORES if side == EVERY_CORE else 1],
         "peer": [__file__, "--peer", "prepare", "--dataset_name", work / f"{part}_arrow", "--peer_workers", num_workers],
     }
-    used = run([*commands[side], "--output_dir", output], work)
-    if side == "suite" and (output / "rejected.jsonl").stat().st_size:
+    used = run([*commands["peer" if side == "peer" else "suite"], "--output_dir", output], work)
+    if side != "peer" and (output / "rejected.jsonl").stat().st_size:
         print("note: the suite leaves clips out that the peer takes: no fair comparison", file=sys.stderr)
-    written = output.rglob("*") if side == "suite" else output.glob("mapped*")
+    written = output.glob("mapped*") if side == "peer" else output.rglob("*")
     num_bytes = sum(path.stat().st_size for path in written if path.is_file())
     shutil.rmtree(output)
     return used | {"disk_megabytes": num_bytes / 1e6}
@@ -138,7 +139,8 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Every run over one folder, by side and part: all its "speech", and the "start_up" with one short clip."""
     clips = find_clips(folder)
     num_copies = args.copies or math.ceil(DEFAULT_MINUTES * 60 / sum(clips.values()))
-    costs = {side: {part: [] for part in PARTS} for side in SIDES}
+    sides = (*SIDES, EVERY_CORE) if NUM_CORES > 1 else SIDES
+    costs = {side: {part: [] for part in PARTS} for side in sides}
     with tempfile.TemporaryDirectory(dir=args.output_dir) as name:
         work = Path(name)
         take(list(clips), num_copies, work / "speech")
@@ -147,14 +149,10 @@ def compare(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             run([__file__, "--peer", "input", "--dataset_name", work / part, "--output_dir", work / f"{part}_arrow"], work)
         for side in SIDES:
             measure(side, "start_up", work, args.peer_workers)  # not counted: it fills caches of bytecode
-        for _, part, side in product(range(args.repeats), PARTS, SIDES):
+        for _, part, side in product(range(args.repeats), PARTS, sides):
             costs[side][part].append(measure(side, part, work, args.peer_workers))
             print(f"{folder}: {side} {part} {costs[side][part][-1]['cpu_seconds']:.2f} core-seconds", file=sys.stderr)
     return {"folder": str(folder), "copies": num_copies, "audio_seconds": sum(clips.values()) * num_copies, "costs": costs}
-
-
-def spread(values: list[float], digits: int) -> str:
-    return f"{median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
 def table_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -175,11 +173,14 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
             for name, suite, peer, ratio, (target, is_met) in zip(names, *figures.values(), ratios, targets, strict=True)]
 
 
-def machine() -> dict[str, Any]:
-    found = re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    cpu = found[1] if found else platform.machine()
-    known = {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    return known | {name: version(name) for name in "torch transformers datasets pyarrow soundfile soxr librosa".split()}
+def scaling_row(result: dict[str, Any]) -> list[str]:
+    """How much sooner as many workers as cores are done."""
+    seconds = {side: [run["wall_seconds"] - median(each["wall_seconds"] for each in result["costs"][side]["start_up"])
+                      for run in result["costs"][side]["speech"]] for side in (EVERY_CORE, "suite")}
+    ratios = [one / all_cores for all_cores, one in zip(*seconds.values(), strict=True)]
+    return [result["folder"], f"{result['audio_seconds'] / 3600:.2f}", f"seconds with {NUM_CORES} workers, with one, speed-up",
+            *(spread(each, 1) for each in seconds.values()), spread(ratios, 2),
+            f"ratio >= {SCALING_TARGET:g}: {'met' if median(ratios) >= SCALING_TARGET else 'missed'}"]
 
 
 def main() -> None:
@@ -187,13 +188,8 @@ def main() -> None:
     if args.peer:
         return peer(args.peer, args.dataset_name[0], args.output_dir, args.peer_workers)
     results = [compare(folder, args) for folder in args.dataset_name]
-    rows = [["folder", "hours", "", *SIDES, "suite/peer", "target"], *(row for each in results for row in table_rows(each))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
-    if args.json:
-        numbers = {"machine": machine(), "arguments": vars(args), "results": results}
-        args.json.write_text(json.dumps(numbers, indent=1, default=str) + "\n")
+    rows = [row for each in results for row in [*table_rows(each), *([scaling_row(each)] if NUM_CORES > 1 else [])]]
+    report(rows, ["folder", "hours", "", *SIDES, "suite/peer", "target"], args, results)
 
 
 if __name__ == "__main__":

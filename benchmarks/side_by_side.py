@@ -13,7 +13,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -101,6 +101,26 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
+def megabytes_of(work: Callable[[], None], device: Any) -> float:
+    """The most that is held at a time while it runs, beside what there was before."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    events = [each for each in profiled.profiler.kineto_results.events() if each.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most / 1e6
+
+
 def durations(kind: str, num_clips: int, seed: int = 0) -> np.ndarray:
     """Seconds of clips like those of a corpus: "librispeech" is train-clean between 2 and 20 s, most of them 12 to 16 (mean
     12.2); "commonvoice" has short ones and a long tail (mean 5.6)."""
@@ -119,19 +139,21 @@ def matmul_peak(device: Any, dtype: Any, size: int = 4096) -> float:
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(8):
-        start = _now(device)
+        wait_for(device)
+        start = time.perf_counter()
         for _ in range(4):
             one @ other
-        best = max(best, 4 * 2 * size**3 / (_now(device) - start))
+        wait_for(device)
+        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start))
     return best
 
 
-def _now(device: Any) -> float:
+def wait_for(device: Any) -> None:
+    """Until a GPU has done what it was given."""
     if device.type == "cuda":
         import torch
 
         torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def machine() -> dict[str, Any]:
@@ -184,7 +206,20 @@ def report(rows: list[list[str]], header: list[str], args: argparse.Namespace, r
                                         default=str) + "\n")
 
 
-def chunks(rounds: int, items: list[Any]) -> Iterator[list[Any]]:
-    """The items in so many rounds, each of as many."""
-    size = len(items) // rounds
-    yield from (items[number * size : (number + 1) * size] for number in range(rounds))
+def prepared_speech(seconds: np.ndarray, folder: Path, texts: list[str] | None = None) -> Path:
+    """A prepared directory of clips of these lengths, cut from demo_corpus, which is read round and round; texts as given."""
+    import soundfile
+
+    speech = np.concatenate([soundfile.read(path, dtype="int16")[0] for path in sorted((ROOT / "demo_corpus").rglob("*.opus"))])
+    wavs, start = folder / "wavs", 0
+    wavs.mkdir()
+    for number, each in enumerate(seconds):
+        length = round(float(each) * SAMPLING_RATE)
+        soundfile.write(wavs / f"{number:06d}.wav", np.take(speech, range(start, start + length), mode="wrap"), SAMPLING_RATE)
+        start += length
+    if texts:
+        lines = [f"{number:06d}.wav,{text}" for number, text in enumerate(texts)]
+        (wavs / "metadata.csv").write_text("\n".join(["file_name,text", *lines]) + "\n")
+    subprocess.run([sys.executable, ROOT / "run_preprocessing.py", "--dataset_name", wavs, "--validation_split_percentage", "0",
+                    "--output_dir", folder / "prepared"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return folder / "prepared"

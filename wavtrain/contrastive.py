@@ -58,9 +58,21 @@ class _MaskedFramesOnly:
         hidden, unmasked = self.base_model.feature_projection(features)
         hidden = torch.where(mask[..., None], self.base_model.masked_spec_embed.to(hidden.dtype), hidden)
         hidden = self.base_model.encoder(hidden, attention_mask=is_speech).last_hidden_state
-        predicted = self.project_hid(_at(hidden, places))
-        code_logits = self.quantizer.weight_proj(self.dropout_features(_at(unmasked, places)))
-        most = places.shape[1]
+        penalty = _mean_square(features.float(), is_speech)
+        return self.loss_of(at_places(hidden, places), at_places(unmasked, places), counts, penalty, temperature, negatives)
+
+    def loss_of(
+        self,
+        hidden: Tensor,  # (batch, most, hidden): what the transformer made of the masked frames
+        features: Tensor,  # (batch, most, channels): what they were, normalised
+        counts: Tensor,
+        feature_penalty: Tensor,
+        temperature: float | Tensor,
+        negatives: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """From the masked frames to the sums."""
+        most = hidden.shape[1]
+        predicted, code_logits = self.project_hid(hidden), self.quantizer.weight_proj(self.dropout_features(features))
         counted = first_of(counts, most)
         with torch.autocast(hidden.device.type, enabled=False):
             codes, used_codes, code_counts = self._codes(code_logits.float(), counted, temperature)
@@ -74,7 +86,7 @@ class _MaskedFramesOnly:
             parts = {
                 "contrastive_loss": contrastive_loss,
                 "diversity_loss": (1 - used_codes / code_counts.numel()) * counts.sum(),
-                "feature_penalty": _mean_square(features.float(), is_speech) * counts.sum(),
+                "feature_penalty": feature_penalty * counts.sum(),
             }
         weights = (1.0, self.config.diversity_loss_weight, self.objective.feature_penalty_weight)
         loss = sum(weight * part for weight, part in zip(weights, parts.values(), strict=True))
@@ -163,7 +175,7 @@ class Wav2Vec2ConformerPretraining(_MaskedFramesOnly, Wav2Vec2ConformerForPreTra
         self.base_model.encoder.pos_conv_embed.requires_grad_(False)  # is there and never used, in fairseq as well
 
 
-def _at(frames: Tensor, places: Tensor) -> Tensor:
+def at_places(frames: Tensor, places: Tensor) -> Tensor:
     """The frames (batch, most, channels) at places (batch, most)."""
     return frames.gather(1, places[..., None].expand(-1, -1, frames.shape[-1]))
 

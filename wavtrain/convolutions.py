@@ -11,19 +11,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.nn.functional import gelu, layer_norm
+from torch.nn.functional import layer_norm
 from torch.utils.checkpoint import checkpoint
 
-from wavtrain.masking import first_of
+Reality = Callable[[int], Tensor | None]  # frames -> (batch, frames) which of them are not padding, None: all of them
 
 
-def channels_last(feature_extractor: nn.Module, real_frames: Callable[[], Tensor | None] = lambda: None) -> None:
+def channels_last(feature_extractor: nn.Module, is_real: Reality = lambda frames: None) -> None:
     """Replace the forward pass of a feature encoder of transformers; weights and results stay.
 
-    `real_frames` says, where clips are padded, how many frames of the first layer each clip has; a group norm is over those.
+    `is_real` is asked about the frames of the first layer; a group norm there is over those alone.
     """
     for layer in feature_extractor.conv_layers:
-        layer.forward = partial(_layer, layer, real_frames)
+        layer.forward = partial(_layer, layer, is_real)
     feature_extractor.forward = partial(_encoder, feature_extractor)
 
 
@@ -41,34 +41,38 @@ def _encoder(feature_extractor: nn.Module, input_values: Tensor) -> Tensor:
     return features.transpose(1, 2)
 
 
-def _layer(layer: nn.Module, real_frames: Callable[[], Tensor | None], features: Tensor) -> Tensor:
+def _layer(layer: nn.Module, is_real: Reality, features: Tensor) -> Tensor:
     """(batch, frames, channels) -> the same."""
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.conv.weight.dtype
+    weight, stride = layer.conv.weight, layer.conv.stride[0]
+    if features.shape[2] == 1:  # the samples of a frame become its channels: one product writes the longest of all results
+        features, weight, stride = features[..., 0].unfold(1, weight.shape[2], stride).contiguous(), weight.transpose(1, 2), 1
     bias = None if layer.conv.bias is None else layer.conv.bias.to(dtype)
-    features = _Convolution.apply(features.to(dtype), layer.conv.weight.to(dtype), bias, layer.conv.stride[0])
+    features = _Convolution.apply(features.to(dtype), weight.to(dtype), bias, stride)
     norm = getattr(layer, "layer_norm", None)
     if norm is None:
         return layer.activation(features)
-    return checkpoint(_normed, features, norm, layer.activation, real_frames(), use_reentrant=False, preserve_rng_state=False)
+    counted = None if isinstance(norm, nn.LayerNorm) else is_real(features.shape[1])
+    return checkpoint(_normed, features, norm, layer.activation, counted, use_reentrant=False, preserve_rng_state=False)
 
 
-def _normed(features: Tensor, norm: nn.Module, activation: Callable[[Tensor], Tensor], real_frames: Tensor | None) -> Tensor:
+def _normed(features: Tensor, norm: nn.Module, activation: Callable[[Tensor], Tensor], counted: Tensor | None) -> Tensor:
     dtype = features.dtype
     with torch.autocast(features.device.type, enabled=False):
         features = features.to(norm.weight.dtype)
         if isinstance(norm, nn.LayerNorm):
             features = layer_norm(features, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         else:
-            features = _group_norm(features, norm, real_frames)
+            features = _group_norm(features, norm, counted)
         return activation(features).to(dtype)
 
 
-def _group_norm(features: Tensor, norm: nn.GroupNorm, real_frames: Tensor | None) -> Tensor:
+def _group_norm(features: Tensor, norm: nn.GroupNorm, counted: Tensor | None) -> Tensor:
     """One group a channel: over time. torch.var_mean would be twenty times slower than means, across memory on a CPU."""
     shares = None
-    if real_frames is not None:
-        counted = first_of(real_frames, features.shape[1]).to(features.dtype)
+    if counted is not None:
+        counted = counted.to(features.dtype)
         shares = (counted / counted.sum(1, keepdim=True))[:, None]
 
     def mean(values: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class Padding:
         for level, layer in enumerate(self.adapter_layers):
             self._silence_convolutions(layer, level)
         if hears_waves(self.config):
-            channels_last(base.feature_extractor, lambda: self._frames_of_first_layer)
+            channels_last(base.feature_extractor, self._is_real_in_first_layer)
+            base.feature_extractor.forward = self._clip_by_clip(base.feature_extractor.forward)
         if self.config.model_type == "sew":
             base.encoder.forward = self._in_whole_squeezes(base.encoder)
 
@@ -46,6 +47,9 @@ class Padding:
             for _ in self.adapter_layers:
                 self.frames.append(adapted(self.frames[-1], self.config))
 
+    def _is_real_in_first_layer(self, frames: int) -> Tensor | None:
+        return None if self._frames_of_first_layer is None else first_of(self._frames_of_first_layer, frames)
+
     def _silence_convolutions(self, module: nn.Module, level: int) -> None:
         """Convolutions that look past the end of a clip find zeros there, as they do when it is alone."""
 
@@ -55,6 +59,20 @@ class Padding:
         for convolution in module.modules():
             if isinstance(convolution, nn.Conv1d) and convolution.padding[0] > 0:
                 convolution.register_forward_pre_hook(silence)
+
+    def _clip_by_clip(self, run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Where nothing learns, the memory of one clip is enough; on a CPU this takes no longer."""
+
+        def forward(waves: Tensor) -> Tensor:
+            if torch.is_grad_enabled() or waves.device.type != "cpu":
+                return run(waves)
+            noted, made = self._frames_of_first_layer, []
+            for number in range(len(waves)):
+                self._frames_of_first_layer = None if noted is None else noted[number, None]
+                made.append(run(waves[number, None]).transpose(1, 2))
+            return torch.cat(made).transpose(1, 2)
+
+        return forward
 
     def _in_whole_squeezes(self, encoder: nn.Module) -> Callable[..., Any]:
         """SEW works on means of two frames: a clip alone loses an odd last one, after the positional convolution saw it."""
