@@ -15,22 +15,26 @@ and sclite's reference.trn and hypothesis.trn. --pseudo_label writes a corpus wi
 import argparse
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from wavtrain import InputError, arguments, flags  # before torch, whose threads it tells how to wait
+
+# isort: split
 import datasets
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from wavtrain import InputError, arguments, flags
 from wavtrain.durable_files import write_lines
 from wavtrain.engine import accelerator_for
 from wavtrain.progress import progress_bar
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.beam_decoding import BeamDecoder, BeamOptions
+from wavtrain.recognition.beam_workers import candidates_of
 from wavtrain.recognition.decoding import Hypothesis, greedy
 from wavtrain.recognition.pseudo_labels import make_folder, write_pseudo_labels
 from wavtrain.recognition.rescoring import Rescorer
@@ -72,6 +76,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--window_overlap_in_seconds", type=arguments.amount, default=6.0, metavar="S", help="%(default)s")
     group.add_argument("--dataloader_num_workers", type=arguments.natural, default=1, metavar="N", help="%(default)s")
     group.add_argument("--decoder", choices=("greedy", "beam"), help="default: beam with --lm_path or --lexicon_path")
+    group.add_argument("--decoding_num_workers", type=arguments.natural, default=1, metavar="N",
+                       help="processes of the beam search, beside the model (%(default)s)")
     flags.add_beam_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", required=True, metavar="DIR", help="hypotheses.jsonl, scores.json, *.trn")
@@ -131,22 +137,31 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             raise InputError("--tune needs a part to tune on: name it with --validation_split_names")
         search = with_best_weights(args, accelerator, search, held_out, listen(held_out), rules, seconds_per_frame)
 
-    def decode(log_probs: np.ndarray) -> list[Hypothesis]:
-        if search is None:
-            return [greedy(log_probs, vocabulary, seconds_per_frame)]
-        if rescorer is None:
-            return search.decode(log_probs, seconds_per_frame)
-        weights = args.rescoring_weight, args.lm_weight, args.word_score
-        return rescorer.ranked(search.candidates(log_probs, seconds_per_frame), *weights)
-
     found = []
-    with progress_bar(len(clips), "utterances", "decoding", disable=not accelerator.is_main_process) as bar:
-        for row, log_probs in listen(clips):
-            found.append((row, decode(log_probs)))
+    with (closing(decoded(args, listen(clips), vocabulary, search, rescorer, seconds_per_frame)) as decoding,
+          progress_bar(len(clips), "utterances", "decoding", disable=not accelerator.is_main_process) as bar):
+        for each in decoding:
+            found.append(each)
             bar.update(accelerator.num_processes)
     found = sorted(gather_object(found), key=lambda each: each[0])
     assert [row for row, _ in found] == list(range(len(clips))), "every utterance once"
     return write_results(args, clips, [best for _, best in found], rules) if accelerator.is_main_process else {}
+
+
+def decoded(args: argparse.Namespace, heard: Iterable[tuple[int, np.ndarray]], vocabulary: Vocabulary,
+            search: BeamDecoder | None, rescorer: Rescorer | None,
+            seconds_per_frame: float) -> Iterator[tuple[int, list[Hypothesis]]]:
+    """(row, the hypotheses, best first) for (row, log-probabilities)."""
+    if search is None:
+        for row, log_probs in heard:
+            yield row, [greedy(log_probs, vocabulary, seconds_per_frame)]
+        return
+    with closing(candidates_of(search, heard, seconds_per_frame, args.decoding_num_workers)) as searched:
+        for row, candidates in searched:
+            if rescorer is None:
+                yield row, [candidate.hypothesis for candidate in candidates]
+            else:
+                yield row, rescorer.ranked(candidates, args.rescoring_weight, args.lm_weight, args.word_score)
 
 
 def make_folders(args: argparse.Namespace) -> None:
@@ -191,7 +206,7 @@ def with_best_weights(args: argparse.Namespace, accelerator: Accelerator, search
     cached = dict(gather_object(list(heard)))
     told = [row for row in sorted(cached) if references[row]]
     best = tuned(search, [cached[row] for row in told], [references[row] for row in told], seconds_per_frame, args.tune,
-                 args.seed, quiet=not accelerator.is_main_process)
+                 args.seed, args.decoding_num_workers, quiet=not accelerator.is_main_process)
     args.lm_weight, args.word_score = best.lm_weight, best.word_score
     if accelerator.is_main_process:
         print(f"tuned on {len(told)} utterances in {len(best.trials)} trials: --lm_weight {best.lm_weight:g} --word_score "

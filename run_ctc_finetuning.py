@@ -21,19 +21,22 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from wavtrain import InputError, arguments, flags  # before torch, whose threads it tells how to wait
+
+# isort: split
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from wavtrain import InputError, arguments, encoders, flags
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
 from wavtrain.durable_files import write_lines
 from wavtrain.engine import accelerator_for
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, recognition_measures
 from wavtrain.meter import Meter
+from wavtrain.models import encoders
 from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.places import TrainingPlaces, share_of, validation_places
 from wavtrain.recognition import recognisers

@@ -18,20 +18,23 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from wavtrain import InputError, arguments, flags  # before torch, whose threads it tells how to wait
+
+# isort: split
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
-from wavtrain import InputError, arguments, encoders, flags
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
 from wavtrain.batching import EpochPlan
-from wavtrain.contrastive import ObjectiveSettings
 from wavtrain.engine import accelerator_for
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, pretraining_measures
 from wavtrain.meter import Meter
+from wavtrain.models import encoders
+from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.places import TrainingPlaces, share_of, validation_places
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor

@@ -108,7 +108,7 @@ class Rounds:
         self.updates = args.updates
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flops = json.loads((args.work / "facts.json").read_text())["flops"]
-        self.peak = side_by_side.matmul_peak(self.device, torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32)
+        self.dtype, self.peak = torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32, 0.0
         self._clock: Clock | None = None
         self._begin()
 
@@ -132,6 +132,7 @@ class Rounds:
         self.done += 1
         if self._clock is None:
             sys.stdin.readline()
+            self.peak = side_by_side.matmul_peak(self.device, self.dtype)  # while the other side waits
             self._begin(Clock())
         elif self.done == self.updates:
             side_by_side.wait_for(self.device)

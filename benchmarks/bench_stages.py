@@ -54,9 +54,9 @@ class Stages:
         from transformers import AutoConfig, Wav2Vec2ForPreTraining
 
         sys.path.insert(0, str(ROOT))
-        from wavtrain.contrastive import Wav2Vec2Pretraining
         from wavtrain.engine import keep_freed_memory
         from wavtrain.masking import masked_places, span_mask
+        from wavtrain.models.contrastive import Wav2Vec2Pretraining
 
         self.args, self.device = args, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if args.side == "suite" and self.device.type == "cpu":
@@ -114,7 +114,7 @@ class Stages:
         """Features and hidden -> loss, for masked frames."""
         import torch
 
-        from wavtrain.contrastive import at_places
+        from wavtrain.models.contrastive import at_places
 
         with self.autocast():
             masked = (at_places(each, self.places) for each in (self.hidden, self.normalised))

@@ -2,10 +2,13 @@
 
 import gzip
 import importlib
+import os
 import re
+import signal
 import sys
 from itertools import product
 from math import inf
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from test_decoding import PHONES, certain
 
 from wavtrain import InputError
 from wavtrain.recognition.beam_decoding import BeamDecoder, BeamOptions
+from wavtrain.recognition.beam_workers import candidates_of
 from wavtrain.recognition.decoding import greedy
 from wavtrain.recognition.vocabularies import Vocabulary
 
@@ -247,3 +251,50 @@ def test_without_flashlight_only_the_decoder_is_refused(monkeypatch):
     fresh = importlib.import_module(module.__name__)
     with pytest.raises(InputError, match=r"pip install -r requirements-decoding\.txt"):
         fresh.BeamDecoder(SMALL, fresh.BeamOptions(lm_unit="token"))
+
+
+def test_any_number_of_workers_finds_the_same_in_the_same_order(tmp_path):
+    """The longest come first, so that those behind them are done before."""
+    decoder = BeamDecoder(SMALL, BeamOptions(lm_path=write_arpa(tmp_path / "lm.arpa"), num_hypotheses=3))
+    heard = [(row, random_log_probs(row, num_frames=300 // (row + 1))) for row in range(12)]
+    alone, one, two = (list(candidates_of(decoder, heard, 0.02, num_workers)) for num_workers in (0, 1, 2))
+    assert [row for row, _ in alone] == list(range(12))
+    assert len({found[0].hypothesis.text for _, found in alone}) > 5
+    assert alone == one == two
+
+
+def test_what_is_heard_ahead_of_the_workers_is_bounded():
+    decoder = BeamDecoder(SMALL, BeamOptions(lm_unit="token"))
+    taken = []
+
+    def heard():
+        for row in range(40):
+            taken.append(row)
+            yield row, random_log_probs(row, num_frames=50)
+
+    ahead = [len(taken) - done for done, _ in enumerate(candidates_of(decoder, heard(), 0.02, num_workers=2), start=1)]
+    assert len(ahead) == 40
+    assert max(ahead) <= 4
+
+
+def test_a_worker_that_dies_is_one_line_and_leaves_none_behind():
+    decoder = BeamDecoder(SMALL, BeamOptions(lm_unit="token"))
+
+    def heard():
+        yield 0, random_log_probs(0)
+        os.kill(active_children()[0].pid, signal.SIGKILL)
+        for row in range(1, 1000):
+            yield row, random_log_probs(row, num_frames=200)
+
+    with pytest.raises(InputError, match="--decoding_num_workers: a process of the beam search died"):
+        list(candidates_of(decoder, heard(), 0.02, num_workers=2))
+    assert not active_children()
+
+
+def test_a_search_that_is_left_early_ends_its_workers():
+    decoder = BeamDecoder(SMALL, BeamOptions(lm_unit="token"))
+    searched = candidates_of(decoder, ((row, random_log_probs(row)) for row in range(100)), 0.02, num_workers=2)
+    assert next(searched)[0] == 0
+    assert len(active_children()) == 2
+    searched.close()
+    assert not active_children()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2ConformerConfig, Wav2Vec2ConformerForPreTraining, Wav2Vec2ForPreTraining
 
-from wavtrain import contrastive
-from wavtrain.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
-from wavtrain.encoders import adapt_layers
 from wavtrain.masking import first_of, masked_places, same_utterance_negatives, span_mask
+from wavtrain.models import contrastive
+from wavtrain.models.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
+from wavtrain.models.encoders import adapt_layers
 
 SIZES = dict(  # noqa: C408 - keyword lists read better
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,

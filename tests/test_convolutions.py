@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2Config, Wav2Vec2FeatureEncoder
 
-from wavtrain.convolutions import as_in_transformers, channels_last
+from wavtrain.models.convolutions import as_in_transformers, channels_last
 
 KERNELS_AND_STRIDES = [((10, 3, 3, 2), (5, 2, 2, 2)), ((10, 8, 4), (5, 4, 2)), ((3, 5), (3, 4)), ((2, 7, 1), (4, 3, 1))]
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "sew")

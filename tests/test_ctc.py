@@ -168,6 +168,32 @@ def test_a_frozen_encoder_has_gradients_of_zero_and_the_head_its_own(kind):
 
 
 @every_kind
+def test_clip_by_clip_where_nothing_learns_gives_the_same(kind):
+    _, ours = pair(kind)
+    inputs, lengths = inputs_of(ours)
+    learning = ours.eval()(inputs, lengths)["log_probs"]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs, lengths)["log_probs"], learning.detach())
+
+
+def test_a_frozen_feature_encoder_keeps_nothing_for_a_backward_pass():
+    _, ours = pair("wav2vec2")
+    inputs, _ = inputs_of(ours)
+    kept = []
+
+    def features_of_the_encoder() -> torch.Tensor:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+            return ours.train().base_model.feature_extractor(inputs)
+
+    assert features_of_the_encoder().requires_grad
+    assert kept
+    ours.freeze_feature_encoder()
+    assert not features_of_the_encoder().requires_grad
+    assert not kept
+
+
+@every_kind
 def test_what_is_left_out_is_what_gets_no_gradient(kind):
     _, ours = pair(kind)
     ours.train().freeze_feature_encoder()

@@ -18,8 +18,9 @@ from transformers import (
 )
 
 import run_wav2vec2_pretraining_no_trainer as pretraining
-from wavtrain import InputError, encoders
-from wavtrain.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
+from wavtrain import InputError
+from wavtrain.models import encoders
+from wavtrain.models.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
 
 OVERRIDES = {"mask_time_prob": 0.31, "mask_time_length": 7, "diversity_loss_weight": 0.25, "hidden_dropout": 0.11,
              "attention_dropout": 0.12, "activation_dropout": 0.13, "feat_proj_dropout": 0.14, "feat_quantizer_dropout": 0.15,
@@ -183,7 +184,7 @@ def test_weights_of_a_recogniser(tmp_path, caplog):
     assert_same_weights(model.state_dict(), weights, but=("lm_head",))
     new = {name for name in model.state_dict() if name not in weights}
     assert {name.split(".")[0] for name in new} == {"quantizer", "project_hid", "project_q"}
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "wavtrain.encoders"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "wavtrain.models.encoders"]
     assert all(name in warning for name in new)
     assert all(torch.isfinite(model.state_dict()[name]).all() for name in new)
     assert float(model.quantizer.weight_proj.weight.detach().std()) == pytest.approx(1, abs=0.2)  # drawn as in a new model

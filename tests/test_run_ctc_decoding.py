@@ -386,6 +386,16 @@ def test_beam_search_is_tuned_and_says_only_words_of_the_lexicon(rescoring, reco
     assert hypotheses(tmp_path / "out") == found, "decoded with what was found"
 
 
+def test_workers_of_the_beam_search_change_nothing(recogniser, corpus, arpa, tmp_path):
+    pytest.importorskip("flashlight.lib.text", reason="needs requirements-decoding.txt")
+    flags = ["--validation_split_names", "validation", "--lm_path", arpa, "--num_hypotheses", 3, "--tune", 4]
+    for number in "012":
+        decoding.main(command(recogniser, corpus, tmp_path / number, *flags, "--decoding_num_workers", number))
+    for name in ("hypotheses.jsonl", "scores.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes() == (
+            tmp_path / "2" / name).read_bytes()
+
+
 def test_tuning_without_transcripts_is_refused(recogniser, corpus, arpa, tmp_path):
     pytest.importorskip("flashlight.lib.text", reason="needs requirements-decoding.txt")
     write_split(tmp_path / "corpus" / "validation", 2, 0.1, seed=6, text=lambda row, said: "")

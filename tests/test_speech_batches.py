@@ -13,7 +13,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPr
 import run_preprocessing
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, MicroBatch, plan_epoch, plan_in_order
-from wavtrain.loading import loaded
+from wavtrain.loading import decoded, loaded, normalised
 from wavtrain.places import Place, TrainingPlaces, validation_places
 from wavtrain.speech.prepared_directory import open_prepared
 from wavtrain.speech_batches import BatchSettings, SpeechBatches
@@ -197,6 +197,30 @@ def test_a_repetition_has_no_weight(clips):
     assert (counted.weight, counted.counted_targets) == (1.0, counted.targets)
     assert (filler.weight, filler.counted_targets) == (0.0, 0)
     assert torch.equal(counted.inputs["input_values"], filler.inputs["input_values"])
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_whole_clips_and_parts_of_them_are_what_soundfile_decodes(waves, tmp_path, subtype):
+    soundfile.write(tmp_path / "clip.flac", waves[3], 16_000, subtype=subtype)
+    content = (tmp_path / "clip.flac").read_bytes()
+    for start, stop in ((0, None), (0, 9_000), (100, 9_000)):
+        assert np.array_equal(decoded("clip", content, start, stop), waves[3][start:stop])
+
+
+def test_a_flac_that_holds_less_or_more_than_its_header_says_is_refused(waves, tmp_path):
+    soundfile.write(tmp_path / "clip.flac", waves[3], 16_000, subtype="PCM_16")
+    content = bytearray((tmp_path / "clip.flac").read_bytes())
+    content[25] ^= 1  # the number of samples, a little off
+    with pytest.raises(InputError, match="the prepared clip clip is damaged"):
+        decoded("clip", bytes(content))
+    content[25] ^= 1
+    content[len(content) // 2] ^= 0xFF  # inside a frame: its checksum is wrong
+    with pytest.raises(InputError, match="the prepared clip clip is damaged"):
+        decoded("clip", bytes(content))
+
+
+def test_the_part_that_is_kept_is_normalised_with_the_whole_clip(waves):
+    assert np.array_equal(normalised(waves[3], 100, 9_000), normalised(waves[3])[100:9_000])
 
 
 def places_of_three_updates():

@@ -1,6 +1,11 @@
 """Speech pretraining and fine-tuning: the facts that the scripts share. docs/design.md shows the floors."""
 
+import os
+
 __version__ = "0.1.0"
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: threads that spin stall where a core is busy
 
 
 class InputError(Exception):

@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from transformers.utils.logging import disable_progress_bar
 
 from wavtrain import InputError
@@ -17,7 +17,8 @@ def accelerator_for(mixed_precision: str | None) -> Accelerator:
     """As launched; refuses what would fail later, or do nothing."""
     disable_progress_bar()  # of transformers, which draws one for each file it saves
     can_accelerate = torch.accelerator.is_available() and not torch.backends.mps.is_available()  # which has no float64
-    accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=mixed_precision)
+    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # no second copy of the gradients beside DDP's
+    accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=mixed_precision, kwargs_handlers=[views])
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
     if accelerator.distributed_type not in ENGINES:
@@ -30,7 +31,7 @@ def accelerator_for(mixed_precision: str | None) -> Accelerator:
 def keep_freed_memory() -> None:
     """Let glibc keep large buffers for the next step, rather than return them to the kernel and fault them in again.
 
-    benchmarks/bench_allocator.py measures it. Where there is no mallopt (macOS, musl) nothing happens.
+    benchmarks/bench_cpu_settings.py measures it. Where there is no mallopt (macOS, musl) nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

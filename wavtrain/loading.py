@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
 from wavtrain.places import Place
-from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
+from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, miniaudio, open_speech
+
+PLAIN_FLAC = SAMPLING_RATE << 8 | 15  # what its header says of 16 kHz, mono, 16 bits
 
 
 class PlannedClips(Dataset):
@@ -77,6 +79,9 @@ def _leave_signals_to_the_loop(worker: int) -> None:
 
 def decoded(utterance_id: str, audio: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:
     """The samples of a prepared clip, or of a part of it, float32."""
+    samples = _whole_flac(audio) if (start, stop) == (0, None) else None
+    if samples is not None:
+        return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
     try:
         with open_speech(audio, start, stop, "samples") as speech:
             return np.concatenate(list(speech.blocks("float32")))[: None if stop is None else stop - start]
@@ -85,9 +90,23 @@ def decoded(utterance_id: str, audio: bytes, start: int = 0, stop: int | None = 
                          "with --overwrite_cache") from refusal
 
 
-def normalised(wave: np.ndarray) -> np.ndarray:
-    """As Wav2Vec2FeatureExtractor with do_normalize, over the whole clip."""
-    return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+def _whole_flac(audio: bytes) -> np.ndarray | None:
+    """By the faster decoder, without opening the file twice as open_speech does; None for anything odd, which that names."""
+    facts = int.from_bytes(audio[18:26], "big")  # of STREAMINFO: 20 bits rate, 3 channels - 1, 5 bits - 1, 36 samples
+    if miniaudio is None or audio[:4] != b"fLaC" or facts >> 36 != PLAIN_FLAC:
+        return None
+    try:
+        samples = np.frombuffer(miniaudio.flac_read_s16(audio).samples, np.int16)
+    except miniaudio.MiniaudioError:
+        return None
+    return samples if 0 < len(samples) == facts & (1 << 36) - 1 else None  # frames whose checksum is wrong are missing
+
+
+def normalised(wave: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """As Wav2Vec2FeatureExtractor with do_normalize, over the whole clip; then a part of it."""
+    centred = wave - wave.mean()
+    scale = np.sqrt(np.square(centred).mean() + 1e-7)
+    return centred[start:stop] / scale
 
 
 def rounded_up(length: int, multiple: int | None) -> int:

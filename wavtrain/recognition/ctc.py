@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 from transformers import MODEL_FOR_CTC_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from wavtrain.layerdrop import droppable
 from wavtrain.masking import first_of
+from wavtrain.models.layerdrop import droppable
 from wavtrain.recognition.padding import Padding, convolved, hears_waves
 
 FAMILIES = ("wav2vec2", "wav2vec2-conformer", "wav2vec2-bert", "hubert", "wavlm", "data2vec-audio", "unispeech",
@@ -80,7 +80,9 @@ class _Recogniser:
     def freeze_feature_encoder(self) -> None:
         """The convolutions over samples learn nothing; w2v-BERT has none."""
         if hasattr(self.base_model, "feature_extractor"):
-            self.base_model.feature_extractor._freeze_parameters()
+            encoder = self.base_model.feature_extractor
+            encoder._freeze_parameters()
+            encoder.forward = torch.no_grad()(encoder.forward)  # else its checkpoints keep what no backward pass asks for
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """All that learns beside the head."""

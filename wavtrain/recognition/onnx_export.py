@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from wavtrain import InputError
 from wavtrain.arguments import run_as_script
-from wavtrain.convolutions import as_in_transformers
 from wavtrain.durable_files import written_beside
+from wavtrain.models.convolutions import as_in_transformers
 from wavtrain.recognition.padding import hears_waves
 from wavtrain.recognition.recognisers import load_recogniser
 

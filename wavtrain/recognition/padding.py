@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from wavtrain.convolutions import channels_last
 from wavtrain.masking import first_of, frames_after
+from wavtrain.models.convolutions import channels_last
 
 
 class Padding:

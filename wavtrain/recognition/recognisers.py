@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel, SeamlessM4TFeatureExtractor
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from wavtrain import InputError, encoders
-from wavtrain.encoders import NOT_THERE, load_feature_extractor
+from wavtrain import InputError
 from wavtrain.loading import normalised
+from wavtrain.models import encoders
+from wavtrain.models.encoders import NOT_THERE, load_feature_extractor
 from wavtrain.recognition import adapters
 from wavtrain.recognition.ctc import FAMILIES, leave_out_unused, recogniser_class
 from wavtrain.recognition.filter_banks import FRAME_SAMPLES, HOP_SAMPLES, filter_banks

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wavtrain import InputError
-from wavtrain.encoders import NOT_THERE
+from wavtrain.models.encoders import NOT_THERE
 from wavtrain.recognition.beam_decoding import Candidate
 from wavtrain.recognition.decoding import Hypothesis
 

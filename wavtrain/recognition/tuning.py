@@ -8,6 +8,7 @@ import numpy as np
 
 from wavtrain.progress import progress_bar
 from wavtrain.recognition.beam_decoding import BeamDecoder
+from wavtrain.recognition.beam_workers import candidates_of
 from wavtrain.recognition.decoding import greedy
 from wavtrain.recognition.error_rates import total, word_edits
 
@@ -37,7 +38,7 @@ class BestWeights(NamedTuple):
 
 def tuned(
     decoder: BeamDecoder, log_probs: Sequence[np.ndarray], references: Sequence[str], seconds_per_frame: float,
-    num_trials: int = 30, seed: int = 0, quiet: bool = False,
+    num_trials: int = 30, seed: int = 0, num_workers: int = 0, quiet: bool = False,
 ) -> BestWeights:
     """Tries the decoder's own weights, no language model, a coarse grid, and then what lies around the best pair so far.
 
@@ -54,8 +55,8 @@ def tuned(
         while len(trials) < bar.total:
             refinement = len(trials) - len(pairs)
             pair = pairs[refinement] if refinement < 0 else _near(_best(trials), counts, generator, refinement)
-            weighted = decoder.with_weights(*pair)
-            texts = [weighted.decode(each, seconds_per_frame)[0].text for each in log_probs]
+            searched = candidates_of(decoder.with_weights(*pair), enumerate(log_probs), seconds_per_frame, num_workers)
+            texts = [best.hypothesis.text for _, (best, *_) in searched]
             trials.append(Trial(*pair, _error_rate(references, texts)))
             bar.set_postfix_str(f"best WER {_best(trials).wer:.2%}", refresh=False)
             bar.update()

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from wavtrain import InputError
-from wavtrain.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
+from wavtrain.models.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
 from wavtrain.speech.waveforms import SAMPLING_RATE
 
 PRETRAINING_CLASSES = {"wav2vec2": Wav2Vec2Pretraining, "wav2vec2-conformer": Wav2Vec2ConformerPretraining}
-SHIPPED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", "models")
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "configs", "models")
 # what transformers raises for what it cannot find or read
 NOT_THERE = (OSError, ValueError, HfHubHTTPError, StrictDataclassError)
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import gumbel_softmax, normalize, one_hot
 from transformers import PreTrainedConfig, Wav2Vec2ConformerForPreTraining, Wav2Vec2ForPreTraining
 
-from wavtrain.convolutions import channels_last
-from wavtrain.layerdrop import droppable
 from wavtrain.masking import cross_utterance_negatives, first_of, same_utterance_negatives
 from wavtrain.measures import perplexity
+from wavtrain.models.convolutions import channels_last
+from wavtrain.models.layerdrop import droppable
 
 
 @dataclass(frozen=True)
