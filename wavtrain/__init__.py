@@ -5,7 +5,8 @@ import os
 __version__ = "0.1.0"
 
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: threads that spin stall where a core is busy
+    # read when torch is loaded: threads that spin for long stall where a core is busy (benchmarks/bench_cpu_settings.py)
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 class InputError(Exception):
