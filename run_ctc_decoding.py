@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--window_in_seconds", type=arguments.above_zero, default=30.0, metavar="S",
                        help="longer recordings are heard in windows (%(default)s)")
     group.add_argument("--window_overlap_in_seconds", type=arguments.amount, default=6.0, metavar="S", help="%(default)s")
-    group.add_argument("--dataloader_num_workers", type=arguments.natural, default=1, metavar="N", help="%(default)s")
+    flags.add_loader_argument(group)
     group.add_argument("--decoder", choices=("greedy", "beam"), help="default: beam with --lm_path or --lexicon_path")
     group.add_argument("--decoding_num_workers", type=arguments.natural, default=1, metavar="N",
                        help="processes of the beam search, beside the model (%(default)s)")

@@ -108,7 +108,7 @@ class Rounds:
         self.updates = args.updates
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.flops = json.loads((args.work / "facts.json").read_text())["flops"]
-        self.dtype, self.peak = torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32, 0.0
+        self.dtype = torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32
         self._clock: Clock | None = None
         self._begin()
 
@@ -132,7 +132,6 @@ class Rounds:
         self.done += 1
         if self._clock is None:
             sys.stdin.readline()
-            self.peak = side_by_side.matmul_peak(self.device, self.dtype)  # while the other side waits
             self._begin(Clock())
         elif self.done == self.updates:
             side_by_side.wait_for(self.device)
@@ -146,10 +145,10 @@ class Rounds:
 
     def _found(self, clock: Clock) -> Round:
         times, seconds = clock.read(), self.samples / SAMPLING_RATE
-        rate = seconds / times["seconds"]
+        rate, peak = seconds / times["seconds"], side_by_side.matmul_peak(self.device, self.dtype)
         found = {"audio_seconds_per_second": rate, "audio_seconds": seconds, **times, "gigaflops": rate * self.flops / 1e9,
                  "peak_megabytes": side_by_side.peak_megabytes(), "padding": 1 - self.samples / self.with_padding,
-                 "share_of_peak": rate * self.flops / self.peak}
+                 "share_of_peak": rate * self.flops / peak}
         return found | ({"data_wait": self.waited / times["seconds"]} if self.waited else {})
 
 

@@ -69,7 +69,8 @@ def _ask(side: str, process: subprocess.Popen[str]) -> Round:
     for line in process.stdout:
         if line.startswith("{"):  # libraries print as well
             return json.loads(line)
-    sys.exit(f"{Path(sys.argv[0]).name}: error: the side {side!r} failed")
+    how = "was killed: out of memory? Give it less to do" if process.wait() < 0 else "failed"
+    sys.exit(f"{Path(sys.argv[0]).name}: error: the side {side!r} {how}")
 
 
 def serve(work: Callable[[], Round]) -> None:

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForPr
 import run_preprocessing
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, MicroBatch, plan_epoch, plan_in_order
-from wavtrain.loading import decoded, loaded, normalised
+from wavtrain.loading import decoded, loaded, loader_processes, normalised
 from wavtrain.places import Place, TrainingPlaces, validation_places
 from wavtrain.speech.prepared_directory import open_prepared
 from wavtrain.speech_batches import BatchSettings, SpeechBatches
@@ -300,3 +300,11 @@ def test_validation_is_the_same_on_any_number_of_processes(num_processes):
                if each.micro_batch.counts}
     assert counted == {number: plan.clips_of(number).tolist() for number in range(11)}
     assert {each.step for share in shares for each in share} == {0}
+
+
+@pytest.mark.parametrize(("device", "cores", "processes", "expected"), [
+    ("cpu", 64, 1, 1), ("cuda", 16, 1, 4), ("cuda", 16, 8, 1), ("cuda", 64, 8, 4), ("cuda", 24, 8, 2), ("cuda", 1, 8, 1)])
+def test_as_many_processes_load_as_the_device_wants_and_the_cores_allow(device, cores, processes, expected, monkeypatch):
+    monkeypatch.setattr("wavtrain.loading.NUM_CORES", cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader_processes(torch.device(device)) == expected

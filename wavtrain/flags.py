@@ -177,13 +177,18 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--saving_steps", type=positive, default=500, metavar="N", help="updates between saves (%(default)s)")
     group.add_argument("--eval_steps", type=positive, metavar="N", help="updates between validations (as --saving_steps)")
     group.add_argument("--save_total_limit", type=positive, default=2, metavar="N", help="checkpoints to keep (%(default)s)")
-    group.add_argument("--dataloader_num_workers", type=natural, default=1, metavar="N",
-                       help="processes of each process that load ahead; any number gives the same result (%(default)s)")
+    add_loader_argument(group)
     group.add_argument("--report_to", nargs="+", metavar="TRACKER",
                        help="tensorboard, wandb, trackio, mlflow, ..., all or none (default: tensorboard if installed)")
     group.add_argument("--push_to_hub", action="store_true", help="upload the model at every save and at the end")
     group.add_argument("--hub_model_id", metavar="ID", help="repository to push to (default: the name of --output_dir)")
     group.add_argument("--hub_token", metavar="TOKEN", help="token to push with (default: that of `hf auth login`)")
+
+
+def add_loader_argument(group: argparse._ArgumentGroup) -> None:
+    """Beside every model."""
+    group.add_argument("--dataloader_num_workers", type=natural, metavar="N", help="processes of each process that load ahead; "
+                       "any number gives the same result (1, on a GPU up to 4 of the cores)")
 
 
 def add_training_cache_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Clips and micro-batches from disk, loaded ahead by other processes."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
+from wavtrain.flags import NUM_CORES
 from wavtrain.places import Place
 from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, miniaudio, open_speech
 
@@ -56,8 +58,9 @@ class _HandsOver(Dataset):
             return error
 
 
-def loaded(speech: Dataset, places: Iterable[Any], num_workers: int, device: torch.device) -> Iterator[list[Any]]:
+def loaded(speech: Dataset, places: Iterable[Any], num_workers: int | None, device: torch.device) -> Iterator[list[Any]]:
     """The micro-batches `speech[place]` of one update after the other, loaded ahead if there are to be processes for it."""
+    num_workers = loader_processes(device) if num_workers is None else num_workers
     loader = DataLoader(_HandsOver(speech), batch_size=None, sampler=places, num_workers=num_workers,
                         prefetch_factor=4 if num_workers else None, pin_memory=device.type == "cuda",
                         worker_init_fn=_leave_signals_to_the_loop)
@@ -69,6 +72,12 @@ def loaded(speech: Dataset, places: Iterable[Any], num_workers: int, device: tor
         if len(update) == batch.place.rounds:
             yield update
             update = []
+
+
+def loader_processes(device: torch.device) -> int:
+    """Of each process, where the user has not said: one feeds a CPU, a fast GPU wants up to four."""
+    cores = NUM_CORES // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return 1 if device.type == "cpu" else max(1, min(4, cores - 1))
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:

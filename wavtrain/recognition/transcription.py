@@ -93,7 +93,7 @@ class Recordings(Dataset):
 
 @torch.inference_mode()
 def log_probs_of(
-    recordings: Recordings, model: PreTrainedModel, accelerator: Accelerator, num_workers: int
+    recordings: Recordings, model: PreTrainedModel, accelerator: Accelerator, num_workers: int | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(row, log-probabilities (frames, tokens)) of each clip of this process, longest first."""
     heard: list[np.ndarray] = []
