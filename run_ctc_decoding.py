@@ -69,8 +69,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        "CTC checkpoint (folder or Hub id)")
     group.add_argument("--adapter_language", metavar="LANG", help="the adapters and the vocabulary of this language (MMS)")
     group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
-    group.add_argument("--per_device_eval_batch_size", type=arguments.positive, default=8, metavar="N",
-                       help="windows at once (%(default)s)")
+    group.add_argument("--per_device_eval_batch_size", type=arguments.positive, metavar="N",
+                       help="windows at once (8; on a CPU 1, which is faster there)")
     group.add_argument("--window_in_seconds", type=arguments.above_zero, default=30.0, metavar="S",
                        help="longer recordings are heard in windows (%(default)s)")
     group.add_argument("--window_overlap_in_seconds", type=arguments.amount, default=6.0, metavar="S", help="%(default)s")
@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Decode one part of the speech; return what scores.json says, without transcripts only how much there was."""
     args = parse_arguments(argv)
     accelerator = accelerator_for(args.mixed_precision)
+    args.per_device_eval_batch_size = args.per_device_eval_batch_size or (1 if accelerator.device.type == "cpu" else 8)
     if accelerator.is_main_process:
         make_folders(args)
     model, extractor, vocabulary = recognisers.load_recogniser(args.model_name_or_path, args.adapter_language, args.cache_dir,

@@ -5,10 +5,10 @@
     python benchmarks/bench_decoding.py --clips 256 --mixed_precision bf16                # a GPU
 
 Every side reads the same prepared clips, of lengths like a corpus's, and decodes them by the same model with random weights.
-The suite takes them by length, --batch_size at a time. The peers do `processor -> model -> argmax -> batch_decode`: `single` a
-file at a time, `batches` as many files as the suite, in the order they come in, padded to the longest. What a model needs is
-counted in matrix products (without padding); `limit` is how fast it could be if the machine did nothing but such products, at
-the rate of the best one, measured after every round. Not measured on a GPU.
+The suite takes them by length, --batch_size at a time, on a CPU one. The peers do `processor -> model -> argmax ->
+batch_decode`: `single` a file at a time, `batches` --batch_size files in the order they come in, padded to the longest. What a
+model needs is counted in matrix products (without padding); `limit` is how fast it could be if the machine did nothing but
+such products, at the rate of the best one, measured after every round. Not measured on a GPU.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_hidden_layers", type=int, metavar="N", help="instead of the config's, for a quick look")
     parser.add_argument("--durations", nargs="+", choices=DURATIONS, default=DURATIONS)
     parser.add_argument("--clips", type=int, default=16, help="decoded in a round (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=4, help="clips at once (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=4, help="clips at once, but for the suite on a CPU (%(default)s)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="on all sides")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     side_by_side.add_arguments(parser)
@@ -113,7 +113,8 @@ def suite(args: argparse.Namespace, clips: Any) -> Callable[[], list[str]]:
     accelerator = accelerator_for(args.mixed_precision)
     model, extractor, vocabulary = recognisers.load_recogniser(str(args.work / "model"), device=accelerator.device)
     samples_per_frame = recognisers.samples_per_frame(model.config)
-    recordings = Recordings(clips, WindowOptions(args.batch_size), partial(recognisers.features_of, extractor=extractor),
+    at_once = 1 if accelerator.device.type == "cpu" else args.batch_size
+    recordings = Recordings(clips, WindowOptions(at_once), partial(recognisers.features_of, extractor=extractor),
                             recognisers.frames_of(model.config), samples_per_frame)
     seconds_per_frame = samples_per_frame / SAMPLING_RATE
     return lambda: [greedy(log_probs, vocabulary, seconds_per_frame).text

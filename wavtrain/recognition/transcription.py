@@ -25,7 +25,7 @@ from wavtrain.speech.waveforms import SAMPLING_RATE
 class WindowOptions:
     """The fields are flags of the same names."""
 
-    per_device_eval_batch_size: int = 8
+    per_device_eval_batch_size: int | None = None  # the script's default depends on the device
     window_in_seconds: float = 30.0
     window_overlap_in_seconds: float = 6.0
 
