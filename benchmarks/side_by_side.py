@@ -182,7 +182,7 @@ def compared(results: dict[str, list[Round]], measures: list[Measure], label: st
     for measure in measures:
         values = {side: [each[measure.name] for each in rounds if measure.name in each] for side, rounds in results.items()}
         row = [label, measure.unit, *(spread(each, measure.digits) if each else "" for each in values.values())]
-        if others and values[first] and values[others[0]]:
+        if others and values[first] and values[others[0]] and all(values[others[0]]):
             ratios = [one / other for one, other in zip(values[first], values[others[0]], strict=True)]
             row += [spread(ratios, 2), _verdict(measure, median(ratios))]
         rows.append(row)
