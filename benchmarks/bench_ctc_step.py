@@ -15,7 +15,6 @@ import argparse
 import importlib
 import json
 import sys
-import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,8 @@ def main() -> None:
     args = parse_arguments()
     if args.side:
         return {"suite": be_the_suite, "peer": be_the_peer}[args.side](args)
-    rows, everything = [], {}
-    for kind in args.durations:
-        with tempfile.TemporaryDirectory() as name:
-            set_up(args, kind, Path(name))
-            everything[kind] = side_by_side.in_turn(("suite", "peer"), args.rounds, ["--work", name, *sys.argv[1:]])
-        rows += side_by_side.compared(everything[kind], MEASURES, kind)
+    everything = side_by_side.over_corpora(args.durations, args, set_up)
+    rows = [row for kind, results in everything.items() for row in side_by_side.compared(results, MEASURES, kind)]
     side_by_side.report(rows, ["durations", "", "suite", "peer", "suite/peer"], args, everything)
 
 

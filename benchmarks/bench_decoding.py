@@ -14,7 +14,6 @@ such products, at the rate of the best one, measured after every round. Not meas
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -46,14 +45,9 @@ def main() -> None:
     args = parse_arguments()
     if args.side:
         return serve(args)
-    rows, everything = [], {}
-    for kind in args.durations:
-        with tempfile.TemporaryDirectory() as name:
-            set_up(args, kind, Path(name))
-            results = side_by_side.in_turn(SIDES, args.rounds, ["--work", name, *sys.argv[1:]])
-        everything[kind] = results
-        for peer in SIDES[1:]:
-            rows += side_by_side.compared({"suite": results["suite"], peer: results[peer]}, MEASURES, f"{kind}, {peer}")
+    everything = side_by_side.over_corpora(args.durations, args, set_up, SIDES)
+    rows = [row for kind, results in everything.items() for other in SIDES[1:]
+            for row in side_by_side.compared({"suite": results["suite"], other: results[other]}, MEASURES, f"{kind}, {other}")]
     side_by_side.report(rows, ["durations, peer", "", "suite", "peer", "suite/peer"], args, everything)
 
 

@@ -16,7 +16,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,9 @@ def main() -> None:
     args = parse_arguments()
     if args.side:
         return side_by_side.serve({"suite": suite, "peer": peer}[args.side](args))
-    rows, everything = [], {}
-    for kind in [args.dataset_name] if args.dataset_name else args.durations:
-        with tempfile.TemporaryDirectory() as name:
-            prepare(args, kind, Path(name))
-            results = side_by_side.in_turn(("suite", "peer"), args.rounds, ["--work", name, *sys.argv[1:]])
-        everything[kind] = results
+    everything = side_by_side.over_corpora([args.dataset_name] if args.dataset_name else args.durations, args, prepare)
+    rows = []
+    for kind, results in everything.items():
         rows += side_by_side.compared(results, MEASURES, kind)
         slowest = min(each["per_core_second"] for each in results["suite"])
         rows[-len(MEASURES)][-1] = f"suite >= {TARGET:,.0f}: {'met' if slowest >= TARGET else 'missed'} in the slowest round"

@@ -17,7 +17,6 @@ import argparse
 import importlib
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -53,12 +52,8 @@ def main() -> None:
     args = parse_arguments()
     if args.side:
         return {"suite": be_the_suite, "peer": be_the_peer}[args.side](args)
-    rows, everything = [], {}
-    for kind in args.durations:
-        with tempfile.TemporaryDirectory() as name:
-            set_up(args, kind, Path(name))
-            results = side_by_side.in_turn(("suite", "peer"), args.rounds, ["--work", name, *sys.argv[1:]])
-        everything[kind] = results
+    everything, rows = side_by_side.over_corpora(args.durations, args, set_up), []
+    for kind, results in everything.items():
         speed = Measure("audio_seconds_per_second", "audio-s per second", 2, SPEED_TARGETS[kind])
         rows += side_by_side.compared(results, [speed, *MORE_MEASURES], kind)
     side_by_side.report(rows, ["durations", "", "suite", "peer", "suite/peer", "target"], args, everything)

@@ -12,6 +12,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -60,6 +61,19 @@ def in_turn(sides: tuple[str, ...], rounds: int, argv: list[str] | None = None) 
     finally:
         for process in processes.values():
             process.kill()
+    return results
+
+
+def over_corpora(
+    kinds: list[str], args: argparse.Namespace, set_up: Callable[[argparse.Namespace, str, Path], None],
+    sides: tuple[str, ...] = ("suite", "peer"),
+) -> dict[str, dict[str, list[Round]]]:
+    """The results for each kind of corpus; what `set_up` leaves in a folder is what both sides are given as --work."""
+    results = {}
+    for kind in kinds:
+        with tempfile.TemporaryDirectory() as name:
+            set_up(args, kind, Path(name))
+            results[kind] = in_turn(sides, args.rounds, ["--work", name, *sys.argv[1:]])
     return results
 
 
