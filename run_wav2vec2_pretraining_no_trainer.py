@@ -35,6 +35,7 @@ from wavtrain.measures import Sums, pretraining_measures
 from wavtrain.meter import Meter
 from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
+from wavtrain.models.convolutions import kernels_and_strides
 from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.places import TrainingPlaces, share_of, validation_places
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
@@ -168,7 +169,7 @@ def open_speech(args: argparse.Namespace, prepared: PreparedSpeech, config: PreT
     def batches(split: str, max_clips: int | None) -> SpeechBatches | None:
         budget = budget_of(max_clips, args.max_batch_duration_in_seconds, args.random_crop_in_seconds)
         crops = (args.uneven_clips or encoders.takes_uneven_clips(config)) == "crop"
-        settings = BatchSettings(args.seed, budget, crops, extractor.do_normalize, encoders.convolutions(config),
+        settings = BatchSettings(args.seed, budget, crops, extractor.do_normalize, kernels_and_strides(config),
                                  config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks,
                                  args.require_same_masks, args.pad_to_multiple_of)
         clips = prepared.load(split)

@@ -24,7 +24,6 @@ import side_by_side
 from bench_pretraining_step import BATCHES_IN_A_WINDOW, Rounds, do_also
 from side_by_side import ROOT, SAMPLING_RATE, Measure
 
-DURATIONS = ("librispeech", "commonvoice")
 LETTERS_PER_SECOND, LETTERS = 14, "abcdefghijklmnopqrstuvwxyz "
 MEASURES = [Measure("audio_seconds_per_second", "audio-s per second", 2), Measure("peak_megabytes", "peak MB", 0),
             Measure("padding", "padding / batch", 3), Measure("gigaflops", "GFLOP/s for the model", 1),
@@ -35,11 +34,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config_name", type=Path, default=ROOT / "configs/models/wav2vec2-base")
     parser.add_argument("--num_hidden_layers", type=int, default=2, metavar="N", help="instead of the config's (%(default)s)")
-    parser.add_argument("--durations", nargs="+", choices=DURATIONS, default=DURATIONS)
     parser.add_argument("--clips", type=int, default=8, help="in an update, on average (%(default)s)")
     parser.add_argument("--updates", type=int, default=2, help="in a round (%(default)s)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="on both sides")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    side_by_side.add_corpus_arguments(parser)
     side_by_side.add_arguments(parser)
     return parser.parse_args()
 

@@ -22,7 +22,7 @@ from typing import Any
 import side_by_side
 from side_by_side import ROOT, SAMPLING_RATE, Clock, Measure, Round
 
-DURATIONS, LETTERS = ("librispeech", "commonvoice"), "abcdefghijklmnopqrstuvwxyz'"
+LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 SIDES = ("suite", "batches", "single")
 MEASURES = [Measure("times_real_time", "times real time", 2), Measure("peak_megabytes", "peak MB", 0),
             Measure("limit", "limit, times real time", 1), Measure("share_of_peak", "share of the matmul peak", 2)]
@@ -32,11 +32,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config_name", type=Path, default=ROOT / "configs/models/wav2vec2-base")
     parser.add_argument("--num_hidden_layers", type=int, metavar="N", help="instead of the config's, for a quick look")
-    parser.add_argument("--durations", nargs="+", choices=DURATIONS, default=DURATIONS)
     parser.add_argument("--clips", type=int, default=16, help="decoded in a round (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=4, help="clips at once, but for the suite on a CPU (%(default)s)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="on all sides")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    side_by_side.add_corpus_arguments(parser)
     side_by_side.add_arguments(parser)
     return parser.parse_args()
 

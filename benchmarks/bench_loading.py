@@ -25,21 +25,19 @@ from side_by_side import ROOT, SAMPLING_RATE, Clock, Measure, Round
 
 MODEL = ROOT / "configs/models/wav2vec2-base"
 TARGET = 5_000.0
-KINDS = ("librispeech", "commonvoice")
 MEASURES = [Measure("per_core_second", "audio-s per core-s", 0), Measure("with_negatives", "  with negatives", 0),
             Measure("per_second", "audio-s per second", 0), Measure("peak_megabytes", "peak MB of the main process", 0)]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--durations", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--dataset_name", metavar="FOLDER", help="clips as they are, not demo_corpus cut to --durations")
     parser.add_argument("--clips", type=int, default=400, help="in an epoch, of --durations (%(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="of the suite in a round (%(default)s)")
     parser.add_argument("--seconds", type=float, default=87.5, help="in a batch of the suite (%(default)s)")
     parser.add_argument("--peer_clips", type=int, default=8, help="in a batch of the peer (%(default)s)")
     parser.add_argument("--dataloader_num_workers", type=int, default=1, help="of the suite (%(default)s)")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    side_by_side.add_corpus_arguments(parser)
     side_by_side.add_arguments(parser)
     return parser.parse_args()
 
@@ -73,13 +71,14 @@ def suite(args: argparse.Namespace) -> Callable[[], Round]:
 
     from wavtrain.loading import budget_of, loaded
     from wavtrain.masking import same_utterance_negatives
-    from wavtrain.models.encoders import convolutions, load_config
+    from wavtrain.models.convolutions import kernels_and_strides
+    from wavtrain.models.encoders import load_config
     from wavtrain.places import TrainingPlaces
     from wavtrain.speech.prepared_directory import open_prepared
     from wavtrain.speech_batches import BatchSettings, SpeechBatches
 
     config = load_config(str(MODEL), "--model_name_or_path", {"mask_time_prob": 0.65})
-    settings = BatchSettings(0, budget_of(None, args.seconds), True, True, convolutions(config), config.mask_time_prob,
+    settings = BatchSettings(0, budget_of(None, args.seconds), True, True, kernels_and_strides(config), config.mask_time_prob,
                              config.mask_time_length, config.mask_time_min_masks)
     speech = SpeechBatches(open_prepared(str(args.work / "prepared")).load("train"), settings)
     num_batches = speech.plan(0).num_batches

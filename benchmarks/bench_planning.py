@@ -29,7 +29,6 @@ from side_by_side import ROOT, SAMPLING_RATE, Clock, Measure, Round, spread
 
 PLAN_TARGETS = {"seconds": 5.0, "megabytes": 500.0}
 WAY_TARGET = 10.0
-KINDS = ("librispeech", "commonvoice")
 SECONDS_IN_A_BATCH, CLIPS_IN_A_BATCH = 87.5, 8
 PLAN = [Measure("seconds", "s", 2), Measure("megabytes", "MB more", 0)]
 NUM_SHARDS, ROWS_AT_ONCE = 256, 100
@@ -39,8 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=10**7, help="of the plan (%(default)s)")
     parser.add_argument("--corpus_clips", type=int, default=10**6, help="of the prepared directory (%(default)s)")
-    parser.add_argument("--durations", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    side_by_side.add_corpus_arguments(parser)
     side_by_side.add_arguments(parser, rounds=3)
     return parser.parse_args()
 

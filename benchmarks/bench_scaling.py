@@ -38,7 +38,7 @@ from side_by_side import ROOT, Measure, Round, add_arguments, compared, in_turn,
 sys.path.insert(0, str(ROOT))
 SCRIPT = ROOT / "run_wav2vec2_pretraining_no_trainer.py"
 SIDES = ("together", "one", "apart")
-TARGET = 1.8  # issue 5: 2 processes on 2 cores against 1 on 1
+TARGET = 1.8  # of 2 processes on 2 cores against 1 on 1
 MEASURES = [Measure("audio_seconds_per_second", "audio-s per s", 1, TARGET),
             Measure("audio_seconds_per_core_second", "audio-s per core-s", 1), Measure("seconds_per_update", "s per update", 3)]
 UPDATES_PER_RECORD, RECORDS_TO_WARM_UP = 2, 3

@@ -15,7 +15,7 @@ BACKWARD = 2 / 3  # of the time of a micro-batch
 
 
 class Recipe(NamedTuple):
-    """A published pretraining, with the figures of issue 5 for it."""
+    """A published pretraining, and how fast a GPU is hoped to do it."""
 
     parameters: float
     num_layers: int
@@ -23,7 +23,7 @@ class Recipe(NamedTuple):
     micro_batch: float  # seconds, of one GPU
     crop: float
     gflop: float  # per audio-second, forward and backward
-    mfu: float  # what the issue aims for; not measured
+    mfu: float  # an aim; not measured
 
 
 RECIPES = {"BASE": Recipe(95.0e6, 12, 64 * 87.5 / 3600, 87.5, 15.625, 46, 0.35),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLING_RATE = 16_000
+KINDS = ("librispeech", "commonvoice")  # of durations
 Round = dict[str, float]
 
 
@@ -42,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser, rounds: int = 5) -> None:
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="of each side (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single number here")
     parser.add_argument("--side", help="be this side: for the benchmark itself, not for users")
+
+
+def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of those that go over_corpora."""
+    parser.add_argument("--durations", nargs="+", choices=KINDS, default=KINDS, help="like which corpora's (both)")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
 
 
 def in_turn(sides: tuple[str, ...], rounds: int, argv: list[str] | None = None) -> dict[str, list[Round]]:
@@ -65,7 +72,7 @@ def in_turn(sides: tuple[str, ...], rounds: int, argv: list[str] | None = None) 
 
 
 def over_corpora(
-    kinds: list[str], args: argparse.Namespace, set_up: Callable[[argparse.Namespace, str, Path], None],
+    kinds: Sequence[str], args: argparse.Namespace, set_up: Callable[[argparse.Namespace, str, Path], None],
     sides: tuple[str, ...] = ("suite", "peer"),
 ) -> dict[str, dict[str, list[Round]]]:
     """The results for each kind of corpus; what `set_up` leaves in a folder is what both sides are given as --work."""
@@ -146,11 +153,11 @@ def durations(kind: str, num_clips: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.where(long, generator.normal(14.6, 1.2, num_clips), generator.uniform(2.0, 13.5, num_clips)), 2.0, 20.0)
 
 
-def matmul_peak(device: Any, dtype: Any, size: int = 4096) -> float:
+def matmul_peak(device: Any, dtype: Any) -> float:
     """The most FLOP/s that a matrix product of this kind came to, of several."""
     import torch
 
-    size = size if device.type == "cuda" else 1536
+    size = 4096 if device.type == "cuda" else 1536
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(8):
@@ -221,8 +228,8 @@ def report(rows: list[list[str]], header: list[str], args: argparse.Namespace, r
                                         default=str) + "\n")
 
 
-def prepared_speech(seconds: np.ndarray, folder: Path, texts: list[str] | None = None) -> Path:
-    """A prepared directory of clips of these lengths, cut from demo_corpus, which is read round and round; texts as given."""
+def prepared_speech(seconds: np.ndarray, folder: Path, texts: list[str] | None = None) -> None:
+    """folder/prepared: clips of these lengths, cut from demo_corpus, which is read round and round; texts as given."""
     import soundfile
 
     speech = np.concatenate([soundfile.read(path, dtype="int16")[0] for path in sorted((ROOT / "demo_corpus").rglob("*.opus"))])
@@ -237,4 +244,3 @@ def prepared_speech(seconds: np.ndarray, folder: Path, texts: list[str] | None =
         (wavs / "metadata.csv").write_text("\n".join(["file_name,text", *lines]) + "\n")
     subprocess.run([sys.executable, ROOT / "run_preprocessing.py", "--dataset_name", wavs, "--validation_split_percentage", "0",
                     "--output_dir", folder / "prepared"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return folder / "prepared"

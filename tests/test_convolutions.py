@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2Config, Wav2Vec2FeatureEncoder
 
-from wavtrain.models.convolutions import as_in_transformers, channels_last
+from wavtrain.models.convolutions import as_in_transformers, channels_last, kernels_and_strides
 
 KERNELS_AND_STRIDES = [((10, 3, 3, 2), (5, 2, 2, 2)), ((10, 8, 4), (5, 4, 2)), ((3, 5), (3, 4)), ((2, 7, 1), (4, 3, 1))]
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "sew")
@@ -117,6 +117,11 @@ def test_less_is_kept(norm, share):
     stock, ours = pair(norm)
     waves = torch.randn(4, 80_000)
     assert bytes_kept(ours, waves) < share * bytes_kept(stock, waves)
+
+
+def test_kernels_and_strides_are_the_configs():
+    config = Wav2Vec2Config(conv_kernel=(10, 3), conv_stride=(5, 2), conv_dim=(8, 8))
+    assert kernels_and_strides(config) == ((10, 5), (3, 2))
 
 
 def test_nothing_is_kept_without_gradients():

@@ -15,9 +15,7 @@ from wavtrain import InputError
 from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
 from wavtrain.flags import NUM_CORES
 from wavtrain.places import Place
-from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, miniaudio, open_speech
-
-PLAIN_FLAC = SAMPLING_RATE << 8 | 15  # what its header says of 16 kHz, mono, 16 bits
+from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
 
 
 class PlannedClips(Dataset):
@@ -88,27 +86,14 @@ def _leave_signals_to_the_loop(worker: int) -> None:
 
 def decoded(utterance_id: str, audio: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:
     """The samples of a prepared clip, or of a part of it, float32."""
-    samples = _whole_flac(audio) if (start, stop) == (0, None) else None
-    if samples is not None:
-        return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
     try:
         with open_speech(audio, start, stop, "samples") as speech:
-            return np.concatenate(list(speech.blocks("float32")))[: None if stop is None else stop - start]
+            blocks = list(speech.blocks("float32"))
     except Refusal as refusal:
         raise InputError(f"--dataset_name: the prepared clip {utterance_id} is damaged ({refusal}): prepare the corpus again "
                          "with --overwrite_cache") from refusal
-
-
-def _whole_flac(audio: bytes) -> np.ndarray | None:
-    """By the faster decoder, without opening the file twice as open_speech does; None for anything odd, which that names."""
-    facts = int.from_bytes(audio[18:26], "big")  # of STREAMINFO: 20 bits rate, 3 channels - 1, 5 bits - 1, 36 samples
-    if miniaudio is None or audio[:4] != b"fLaC" or facts >> 36 != PLAIN_FLAC:
-        return None
-    try:
-        samples = np.frombuffer(miniaudio.flac_read_s16(audio).samples, np.int16)
-    except miniaudio.MiniaudioError:
-        return None
-    return samples if 0 < len(samples) == facts & (1 << 36) - 1 else None  # frames whose checksum is wrong are missing
+    wave = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # most are one, which need not be copied
+    return wave[: None if stop is None else stop - start]
 
 
 def normalised(wave: np.ndarray, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, planned_lengths
-from wavtrain.loading import PlannedClips, normalised, rounded_up
+from wavtrain.loading import PlannedClips, normalised, padded, rounded_up
 from wavtrain.masking import frames_after, masked_places, span_mask
 from wavtrain.places import Place
 
@@ -89,10 +89,9 @@ class SpeechBatches(PlannedClips):
             lengths = np.full_like(lengths, _rounded_down(int(lengths.min()), settings.pad_to_multiple_of))
         width = rounded_up(int(lengths.max()), settings.pad_to_multiple_of)
         starts = [generator.integers(len(wave) - length + 1) for wave, length in zip(waves, lengths, strict=True)]
-        values = np.zeros((len(waves), width), dtype=np.float32)
-        for row, wave, start, length in zip(values, waves, starts, lengths, strict=True):
-            piece = normalised(wave, start, start + length) if settings.normalises else wave[start : start + length]
-            row[:length] = piece
+        pieces = [normalised(wave, start, start + length) if settings.normalises else wave[start : start + length]
+                  for wave, start, length in zip(waves, starts, lengths, strict=True)]
+        values = padded(pieces, width, np.float32)
         num_frames = settings.frames_of(lengths.astype(np.int64))
         mask = span_mask(num_frames, settings.mask_time_prob, settings.mask_time_length, settings.mask_time_min_masks,
                          generator, settings.require_same_masks)

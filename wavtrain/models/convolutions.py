@@ -13,8 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import layer_norm
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig
 
 Reality = Callable[[int], Tensor | None]  # frames -> (batch, frames) which of them are not padding, None: all of them
+
+
+def kernels_and_strides(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
+    """Of each layer of the feature encoder."""
+    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 
 def channels_last(feature_extractor: nn.Module, is_real: Reality = lambda frames: None) -> None:
@@ -47,7 +53,7 @@ def _layer(layer: nn.Module, is_real: Reality, features: Tensor) -> Tensor:
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.conv.weight.dtype
     weight, stride = layer.conv.weight, layer.conv.stride[0]
     if features.shape[2] == 1:  # the samples of a frame become its channels: one product writes the longest of all results
-        features, weight, stride = features[..., 0].unfold(1, weight.shape[2], stride).contiguous(), weight.transpose(1, 2), 1
+        features, weight, stride = features[..., 0].unfold(1, weight.shape[2], stride), weight.transpose(1, 2), 1
     bias = None if layer.conv.bias is None else layer.conv.bias.to(dtype)
     features = _Convolution.apply(features.to(dtype), weight.to(dtype), bias, stride)
     norm = getattr(layer, "layer_norm", None)
@@ -85,6 +91,7 @@ def _group_norm(features: Tensor, norm: nn.GroupNorm, counted: Tensor | None) ->
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        features = features.contiguous()  # _windows counts on it
         ctx.save_for_backward(features, weight)
         ctx.stride, ctx.has_bias = stride, bias is not None
         made = None

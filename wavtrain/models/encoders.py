@@ -125,11 +125,6 @@ def identity(config: PreTrainedConfig, extractor: FeatureExtractionMixin, micro_
             "mixed_precision": mixed_precision, **found, "do_normalize": getattr(extractor, "do_normalize", None)}
 
 
-def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
-    """Kernel and stride of each layer of the feature encoder."""
-    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
-
-
 def takes_uneven_clips(config: PreTrainedConfig) -> str:
     """ "crop" for models with group norm, whose first layer cannot tell padding from speech, otherwise "pad"."""
     return "crop" if config.feat_extract_norm == "group" else "pad"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from wavtrain.masking import first_of, frames_after
-from wavtrain.models.convolutions import channels_last
+from wavtrain.models.convolutions import channels_last, kernels_and_strides
 
 
 class Padding:
@@ -70,6 +70,7 @@ class Padding:
             for number in range(len(waves)):
                 self._frames_of_first_layer = None if noted is None else noted[number, None]
                 made.append(run(waves[number, None]).transpose(1, 2))
+            self._frames_of_first_layer = noted
             return torch.cat(made).transpose(1, 2)
 
         return forward
@@ -98,7 +99,7 @@ def convolved(lengths: Any, config: PreTrainedConfig, num_layers: int | None = N
 
 def convolutions(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
     """Kernel and stride of each layer between what the model is given and where its masks are."""
-    return tuple(zip(config.conv_kernel, config.conv_stride, strict=True)) if hears_waves(config) else ()
+    return kernels_and_strides(config) if hears_waves(config) else ()
 
 
 def hears_waves(config: PreTrainedConfig) -> bool:

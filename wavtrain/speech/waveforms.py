@@ -68,7 +68,7 @@ class Speech:
         """Checked blocks, (frames,) or (frames, channels): "int16" for files that hold no more, "float32" for any."""
         content = self._whole_flac()
         if content is not None:
-            yield content if dtype == "int16" else content.astype(np.float32) / 32768
+            yield content if dtype == "int16" else np.multiply(content, np.float32(1 / 32768), dtype=np.float32)
             return
         for block in self._decoded(dtype):
             if dtype == "float32":
