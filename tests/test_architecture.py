@@ -15,7 +15,7 @@ from wavtrain.recognition.transcripts import TextRules
 from wavtrain.speech.clips import ClipLimits
 
 FLOORS = {  # of all folders and wavtrain/ itself
-    0: "arguments batching convolutions durable_files hub layerdrop masking measures optimizers progress schedules "
+    0: "arguments batching convolutions durable_files hub layerdrop masking measures optimizers progress schedules workers "
        "audio_paths mp3_length resampling rows tables waveforms "
        "error_rates filter_banks transcripts vocabulary_files",
     1: "accumulation contrastive engine flags meter places reports run_directory summaries tracking "
@@ -61,7 +61,7 @@ def test_the_floor_table_names_every_module():
 
 
 def test_speech_knows_nothing_of_training():
-    of_everyone = {"arguments", "durable_files", "progress"}
+    of_everyone = {"arguments", "durable_files", "progress", "workers"}
     for path in FOLDERS["speech"]:
         assert imported(path) <= {path.stem for path in FOLDERS["speech"]} | of_everyone, path.stem
 

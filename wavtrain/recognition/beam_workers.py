@@ -2,19 +2,15 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from concurrent.futures import Future
 
 import numpy as np
 
 from wavtrain import InputError
 from wavtrain.recognition.beam_decoding import BeamDecoder, Candidate
-from wavtrain.speech.shards import start_worker
+from wavtrain.workers import WorkerDiedError, Workers
 
 AT_ONCE = 2  # recordings of each process that are searched or wait for it; their log-probabilities are all that memory holds
-
-_decoders: list[BeamDecoder] = []  # of a worker
 
 
 def candidates_of(
@@ -24,47 +20,26 @@ def candidates_of(
 
     Processes are forked, so that there is one language model and one lexicon in memory. They use no thread of torch.
     """
+    def search(log_probs: np.ndarray) -> list[Candidate]:
+        return decoder.candidates(log_probs, seconds_per_frame)
+
     if not num_workers:
-        yield from ((row, decoder.candidates(log_probs, seconds_per_frame)) for row, log_probs in heard)
+        yield from ((row, search(log_probs)) for row, log_probs in heard)
         return
-    others = active_children()
-    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start, (decoder,))
     running: deque[tuple[int, Future[list[Candidate]]]] = deque()
-    try:
-        pool.submit(_is_there).result()  # all are forked now, before the model is at work
+    with Workers(search, num_workers) as workers:  # forked now, before the model is at work
         for row, log_probs in heard:
-            running.append((row, pool.submit(_search, log_probs, seconds_per_frame)))
+            running.append((row, workers.submit(log_probs)))
             while running and (len(running) > AT_ONCE * num_workers or running[0][1].done()):
                 yield _next_of(running)
         while running:
             yield _next_of(running)
-    except BrokenProcessPool as error:
-        raise InputError("--decoding_num_workers: a process of the beam search died, killed by the system (out of memory?): "
-                         "give fewer of them, or a smaller --beam_size") from error
-    finally:
-        pool.shutdown(wait=not running, cancel_futures=True)
-        for worker in active_children() if running else ():  # an error or an interrupt: do not wait for what is searched
-            if worker not in others:
-                worker.terminate()
-                worker.join()
 
 
 def _next_of(running: deque[tuple[int, Future[list[Candidate]]]]) -> tuple[int, list[Candidate]]:
-    row, future = running[0]
-    found = future.result()
-    running.popleft()
-    return row, found
-
-
-def _start(decoder: BeamDecoder) -> None:
-    start_worker([])
-    _decoders[:] = [decoder]
-
-
-def _is_there() -> None:
-    pass
-
-
-def _search(log_probs: np.ndarray, seconds_per_frame: float) -> list[Candidate]:
-    (decoder,) = _decoders
-    return decoder.candidates(log_probs, seconds_per_frame)
+    row, future = running.popleft()
+    try:
+        return row, future.result()
+    except WorkerDiedError as error:
+        raise InputError("--decoding_num_workers: a process of the beam search died, killed by the system (out of memory?): "
+                         "give fewer of them, or a smaller --beam_size") from error

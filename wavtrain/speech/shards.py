@@ -1,12 +1,9 @@
 """Rows -> one shard of prepared speech, in a worker process: its Arrow files first, then the record that says it is done."""
 
 import os
-import signal
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from multiprocessing import connection, parent_process
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +15,6 @@ from wavtrain.speech.prepared_directory import MAX_EXAMPLES, features, record_pa
 from wavtrain.speech.rows import Rejection, Row
 
 BATCH_ROWS, BATCH_BYTES = 100, 16 << 20  # one record batch of the Arrow files
-
-_readers: list[Callable[[int], bytes] | None] = []  # of the sources, in the worker
 
 
 @dataclass(frozen=True)
@@ -33,22 +28,10 @@ class Shard:
     rows: list[Row | Rejection] = field(repr=False)
 
 
-def start_worker(readers: list[Callable[[int], bytes] | None]) -> None:
-    """Set a worker process up: it ends with its parent, leaves Ctrl-C to it, and keeps decoders' chatter off the terminal."""
-    _readers[:] = readers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-    def end_with_parent() -> None:
-        connection.wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def prepare_shard(shard: Shard, folder: str, limits: ClipLimits, validation_percentage: float) -> dict[str, Any]:
-    """Write the shard's clips and its record below `folder`; return the record."""
+def prepare_shard(
+    shard: Shard, readers: list[Callable[[int], bytes] | None], folder: str, limits: ClipLimits, validation_percentage: float
+) -> dict[str, Any]:
+    """Write the shard's clips and its record below `folder`; return the record. Readers are of the sources, as in the plan."""
     writers: dict[str, _Writer] = {}
     rejected: list[Rejection] = []
     remarks = _Remarks()
@@ -59,7 +42,7 @@ def prepare_shard(shard: Shard, folder: str, limits: ClipLimits, validation_perc
             if isinstance(row, Rejection):
                 rejected.append(row)
                 continue
-            audio = _readers[shard.source](row.audio) if isinstance(row.audio, int) else row.audio
+            audio = readers[shard.source](row.audio) if isinstance(row.audio, int) else row.audio
             split = "validation" if is_held_out(row.utterance_id, validation_percentage) else shard.split
             for clip in clips_of(row, audio, limits):
                 if isinstance(clip, Rejection):

@@ -6,11 +6,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
-from multiprocessing import active_children, get_context
 from typing import Any
 
 from wavtrain import InputError
@@ -26,8 +24,9 @@ from wavtrain.speech.prepared_directory import (
     unfinished_path,
 )
 from wavtrain.speech.rows import Rejection, Row
-from wavtrain.speech.shards import Shard, prepare_shard, start_worker, whereabouts_path
+from wavtrain.speech.shards import Shard, prepare_shard, whereabouts_path
 from wavtrain.speech.waveforms import SAMPLING_RATE
+from wavtrain.workers import WorkerDiedError, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -125,40 +124,36 @@ def _cut(rows: Iterator[Row | Rejection], most_rows: int, most_bytes: int) -> It
 
 def _in_workers(plan: Plan, folder: str, shards: Iterator[Shard], num_workers: int) -> Iterator[dict[str, Any]]:
     """Records of shards as they are done, whichever comes first; only a few shards wait in memory."""
-    readers = [source.read_audio for source in plan.sources]
-    pool = ProcessPoolExecutor(num_workers, get_context("fork"), start_worker, (readers,))
+    def prepared(shard: Shard) -> dict[str, Any]:
+        readers = [source.read_audio for source in plan.sources]
+        return prepare_shard(shard, readers, folder, plan.limits, plan.validation_percentage)
+
     running: dict[Future[dict[str, Any]], Shard] = {}
-    try:
+    with Workers(prepared, num_workers) as workers:
         for shard in shards:
-            running[pool.submit(prepare_shard, shard, folder, plan.limits, plan.validation_percentage)] = shard
+            running[workers.submit(shard)] = shard
             while len(running) > num_workers:
-                yield from _finished(running)
+                yield from _finished(running, folder)
         while running:
-            yield from _finished(running)
-    except BrokenProcessPool as error:
-        raise InputError(_last_words(folder, running.values())) from error
-    finally:
-        pool.shutdown(wait=not running, cancel_futures=True)
-        for worker in active_children() if running else ():  # an error or an interrupt: do not wait for their shards
-            worker.terminate()
-            worker.join()
+            yield from _finished(running, folder)
 
 
-def _finished(running: dict[Future[dict[str, Any]], Shard]) -> Iterator[dict[str, Any]]:
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
-        record = future.result()
-        del running[future]
-        yield record
-
-
-def _last_words(folder: str, shards: Iterable[Shard]) -> str:
-    """Which rows were at work when a worker died."""
-    suspects = []
-    for shard in shards:
+def _finished(running: dict[Future[dict[str, Any]], Shard], folder: str) -> Iterator[dict[str, Any]]:
+    done = wait(running, return_when=FIRST_COMPLETED).done
+    for future in [each for each in running if each in done]:  # the first to fail is the one whose worker died of it
+        shard = running.pop(future)
         try:
-            with open(whereabouts_path(folder, shard.name)) as file:
-                suspects.append(shard.rows[int(file.read())].source)
-        except (OSError, ValueError):
-            continue
+            yield future.result()
+        except WorkerDiedError as error:
+            raise InputError(_last_words(folder, shard)) from error
+
+
+def _last_words(folder: str, shard: Shard) -> str:
+    """Which row was at work when a worker died."""
+    try:
+        with open(whereabouts_path(folder, shard.name)) as file:
+            suspect = shard.rows[int(file.read())].source
+    except (OSError, ValueError):
+        suspect = "no row"
     return (f"a worker process died, killed by the system (out of memory?) or by a file that crashes the decoder; at work on "
-            f"{' or '.join(suspects) or 'no row'}. Finished shards are kept: the same command goes on")
+            f"{suspect}. Finished shards are kept: the same command goes on")
