@@ -4,7 +4,6 @@ Weights, names and numbers are those of transformers' `Wav2Vec2ForPreTraining` a
 same masks and negatives loss and gradients are equal. What is left out is the work for frames that do not count.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +13,9 @@ from transformers import PreTrainedConfig, Wav2Vec2ConformerForPreTraining, Wav2
 
 from wavtrain.masking import cross_utterance_negatives, first_of, same_utterance_negatives
 from wavtrain.measures import perplexity
+from wavtrain.models.attention import by_clip
 from wavtrain.models.convolutions import channels_last
-from wavtrain.models.layerdrop import droppable
+from wavtrain.models.layerdrop import drop_layers
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,8 @@ class _MaskedFramesOnly:
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         channels_last(self.base_model.feature_extractor)
-        encoder = self.base_model.encoder
-        encoder.config = copy.copy(encoder.config)
-        encoder.config.layerdrop = 0.0  # its own way of dropping leaves parameters without a gradient, which DDP cannot bear
-        for layer in encoder.layers:
-            layer.forward = droppable(layer, config.layerdrop)
+        by_clip(self.base_model.encoder)
+        drop_layers(self.base_model.encoder, config.layerdrop)
 
     def forward(
         self,

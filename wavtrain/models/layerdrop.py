@@ -1,12 +1,21 @@
 """Layers that are left out at random in training (https://huggingface.co/papers/1909.11556)."""
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
-def droppable(layer: nn.Module, probability: float) -> Callable[..., Tensor | tuple[Tensor, Tensor]]:
+def drop_layers(encoder: nn.Module, probability: float, always: int = 0) -> None:
+    """Let an encoder of transformers, in training, leave out any of its layers but the first so many."""
+    encoder.config = copy.copy(encoder.config)
+    encoder.config.layerdrop = 0.0  # its own way of dropping leaves parameters without a gradient, which DDP cannot bear
+    for layer in encoder.layers[always:]:
+        layer.forward = _droppable(layer, probability)
+
+
+def _droppable(layer: nn.Module, probability: float) -> Callable[..., Tensor | tuple[Tensor, Tensor]]:
     """A forward for the layer: layerdrop that costs nothing and still gives every parameter its gradient, zero, so that
     processes stay in step.
     """

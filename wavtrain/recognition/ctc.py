@@ -4,7 +4,6 @@ Weights, names and numbers are those of transformers' classes: for the same labe
 are equal. What differs: masks are given, not drawn; layerdrop keeps processes in step; padding changes nothing.
 """
 
-import copy
 from functools import cache
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch.nn.functional import ctc_loss
 from transformers import MODEL_FOR_CTC_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from wavtrain.masking import first_of
-from wavtrain.models.layerdrop import droppable
+from wavtrain.models.attention import by_clip
+from wavtrain.models.layerdrop import drop_layers
 from wavtrain.recognition.padding import Padding, convolved, hears_waves
 
 FAMILIES = ("wav2vec2", "wav2vec2-conformer", "wav2vec2-bert", "hubert", "wavlm", "data2vec-audio", "unispeech",
@@ -41,12 +41,9 @@ class _Recogniser:
         self._time_mask = self._channel_mask = None
         self._padding = Padding(self)
         self.base_model._mask_hidden_states = self._masked
-        encoder = self.base_model.encoder
-        encoder.config = copy.copy(encoder.config)
-        encoder.config.layerdrop = 0.0  # its own way of dropping leaves parameters without a gradient, which DDP cannot bear
+        by_clip(self.base_model.encoder)
         always = 1 if config.model_type == "wavlm" else 0  # WavLM's first layer makes the position bias of all others
-        for layer in encoder.layers[always:]:
-            layer.forward = droppable(layer, config.layerdrop)
+        drop_layers(self.base_model.encoder, config.layerdrop, always)
         if self._padding.adapter_layers:
             self.base_model.adapter.layerdrop = -1.0  # numpy's global state would draw it, and a clip lose half its stride
 
