@@ -69,6 +69,7 @@ def suite(args: argparse.Namespace) -> Callable[[], Round]:
     sys.path.insert(0, str(ROOT))
     import torch
 
+    from wavtrain.engine import keep_freed_memory
     from wavtrain.loading import budget_of, loaded
     from wavtrain.masking import same_utterance_negatives
     from wavtrain.models.convolutions import kernels_and_strides
@@ -77,6 +78,7 @@ def suite(args: argparse.Namespace) -> Callable[[], Round]:
     from wavtrain.speech.prepared_directory import open_prepared
     from wavtrain.speech_batches import BatchSettings, SpeechBatches
 
+    keep_freed_memory()  # as every script does
     config = load_config(str(MODEL), "--model_name_or_path", {"mask_time_prob": 0.65})
     settings = BatchSettings(0, budget_of(None, args.seconds), True, True, kernels_and_strides(config), config.mask_time_prob,
                              config.mask_time_length, config.mask_time_min_masks)
