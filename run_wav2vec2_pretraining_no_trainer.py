@@ -29,6 +29,7 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
 from wavtrain.batching import EpochPlan
+from wavtrain.collapse import CollapseGuard
 from wavtrain.engine import accelerator_for
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, pretraining_measures
@@ -77,6 +78,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_gumbel_temperature", type=arguments.above_zero, default=2.0, metavar="T", help="%(default)s")
     group.add_argument("--min_gumbel_temperature", type=arguments.above_zero, default=0.5, metavar="T", help="%(default)s")
     group.add_argument("--gumbel_temperature_decay", type=arguments.share, default=0.999995, metavar="F", help="%(default)s")
+    group.add_argument("--on_collapse", choices=("warn", "stop"), default="warn",
+                       help="where codes, accuracy or gradients say so: warn, or end the run with code 3 (%(default)s)")
     args = arguments.parse(parser, argv)
     args.model_name_or_path = args.model_name_or_path or args.init_from
     if args.min_gumbel_temperature > args.max_gumbel_temperature:
@@ -108,6 +111,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     announce(args, accelerator, speech, plan, per_update, total_steps)
     identity = encoders.identity(model.config, extractor, per_update, prepared.report["fingerprint"],
                                  accelerator.mixed_precision)  # before prepare() wraps the model
+    guard = collapse_guard(args, accelerator, model.config)
     model, optimizer = accelerator.prepare(model, adamw(model, arguments.options_of(OptimizerOptions, args)))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, partial(encoders.describe, extractor),
                       vars(args), identity)
@@ -132,10 +136,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
             finite.step(gradient_norm, rate)
             is_last = place.step == total_steps
             if place.step % args.logging_steps == 0 or is_last:
-                run.record("train", place.step, {
-                    **pretraining_measures(sums.over_processes(accelerator)), "gradient_norm": float(gradient_norm),
-                    "learning_rate": rate, "gumbel_temperature": temperature, **meter.read(), "epoch": place.epoch,
-                    "skipped_updates": finite.skipped()})
+                values = {**pretraining_measures(sums.over_processes(accelerator)), "gradient_norm": float(gradient_norm),
+                          "learning_rate": rate, "gumbel_temperature": temperature, **meter.read(), "epoch": place.epoch,
+                          "skipped_updates": finite.skipped()}
+                run.record("train", place.step, values)
+                guard.look(place.step, values)
             with meter.paused():
                 if held_out and (place.step % (args.eval_steps or args.saving_steps) == 0 or is_last):
                     measured = validate(args, accelerator, model, held_out)
@@ -183,6 +188,13 @@ def planned(args: argparse.Namespace, step: int, total_steps: int) -> tuple[floa
     rate = args.learning_rate * learning_rate_factor(step, total_steps, arguments.options_of(Schedule, args))
     temperatures = args.max_gumbel_temperature, args.min_gumbel_temperature, args.gumbel_temperature_decay
     return rate, gumbel_temperature(step, *temperatures)
+
+
+def collapse_guard(args: argparse.Namespace, accelerator: Accelerator, config: PreTrainedConfig) -> CollapseGuard:
+    """Knows what chance is."""
+    num_negatives = config.num_negatives + args.cross_sample_negatives + args.codebook_negatives
+    return CollapseGuard(config.num_codevector_groups, config.num_codevectors_per_group, num_negatives,
+                         args.on_collapse == "stop", accelerator.is_main_process)
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from wavtrain.recognition.transcripts import TextRules
 from wavtrain.speech.clips import ClipLimits
 
 FLOORS = {  # of all folders and wavtrain/ itself
-    0: "arguments attention batching convolutions durable_files hub layerdrop masking measures optimizers progress schedules "
-       "workers audio_paths mp3_length resampling rows tables waveforms "
+    0: "arguments attention batching collapse convolutions durable_files hub layerdrop masking measures optimizers progress "
+       "schedules workers audio_paths mp3_length resampling rows tables waveforms "
        "error_rates filter_banks transcripts vocabulary_files",
     1: "accumulation contrastive engine flags meter places reports run_directory summaries tracking "
        "clips dataset_corpora prepared_directory table_corpora "

@@ -498,6 +498,20 @@ def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):
     assert steps_saved_so_far(tmp_path / "run") == []  # nothing that is no use is kept
 
 
+def test_a_run_driven_into_collapse_says_so_and_ends_with_code_3(command, tmp_path, monkeypatch, capfd):
+    """A far too high learning rate with nothing that holds the codes apart."""
+    driven = command(tmp_path / "run", learning_rate=0.1, diversity_loss_weight=0, max_train_steps=300, logging_steps=10,
+                     saving_steps=300, on_collapse="stop")
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # of this process they are pytest's
+    with pytest.raises(SystemExit) as ended:
+        arguments.run_as_script(lambda: pretraining.main(driven))
+    assert ended.value.code == 3
+    said = capfd.readouterr().err
+    assert "warning: collapse: of" in said
+    assert "--on_collapse stop: ended after update" in said
+    assert len(records(tmp_path / "run", "train")) >= 10
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     ({"adam_beta2": 1}, "--adam_beta2"), ({"seed": 2**70}, "--seed"),
     ({"min_gumbel_temperature": 3}, "--min_gumbel_temperature 3 is above"),

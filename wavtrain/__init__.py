@@ -10,4 +10,6 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
 
 
 class InputError(Exception):
-    """A fault of the user's flags, files or tables: scripts print its one line and leave with exit code 2."""
+    """A fault of the user's flags, files or tables: scripts print its one line and leave with its exit code."""
+
+    exit_code = 2

@@ -146,7 +146,7 @@ def run_as_script(main: Callable[[], Any]) -> NoReturn:
     try:
         main()
     except InputError as error:
-        _end(f"{name}: error: {error}", 2)
+        _end(f"{name}: error: {error}", error.exit_code)
     except KeyboardInterrupt:
         _end(f"{name}: interrupted; what is finished is kept, the same command goes on", 130)
     except OSError as error:

@@ -32,7 +32,7 @@ FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared b
     "validation_cache_file_name", "init_from", "model_name_or_path", "config_name", "trust_remote_code",
     "gradient_checkpointing", "torch_compile", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
     "max_skipped_in_a_row", "logging_steps", "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers",
-    "report_to", "push_to_hub", "hub_model_id", "hub_token"}
+    "report_to", "on_collapse", "push_to_hub", "hub_model_id", "hub_token"}
 
 
 @dataclass(frozen=True)
