@@ -71,9 +71,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
     group.add_argument("--per_device_eval_batch_size", type=arguments.positive, metavar="N",
                        help="windows at once (8; on a CPU 1, which is faster there)")
-    group.add_argument("--window_in_seconds", type=arguments.above_zero, default=30.0, metavar="S",
+    group.add_argument("--window_in_seconds", type=arguments.duration, default=30.0, metavar="S",
                        help="longer recordings are heard in windows (%(default)s)")
-    group.add_argument("--window_overlap_in_seconds", type=arguments.amount, default=6.0, metavar="S", help="%(default)s")
+    group.add_argument("--window_overlap_in_seconds", type=arguments.seconds, default=6.0, metavar="S", help="%(default)s")
     flags.add_loader_argument(group)
     group.add_argument("--decoder", choices=("greedy", "beam"), help="default: beam with --lm_path or --lexicon_path")
     group.add_argument("--decoding_num_workers", type=arguments.natural, default=1, metavar="N",

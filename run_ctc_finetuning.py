@@ -15,7 +15,6 @@ run_ctc_decoding.py decodes and scores what comes out; docs/recipes.md has the p
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -30,14 +29,14 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
+from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, clipped, synchronised_if
 from wavtrain.durable_files import write_lines
-from wavtrain.engine import accelerator_for
+from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, recognition_measures
 from wavtrain.meter import Meter
 from wavtrain.models import encoders
-from wavtrain.optimizers import OptimizerOptions, adamw
+from wavtrain.optimizers import OptimizerOptions
 from wavtrain.places import TrainingPlaces, share_of, validation_places
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.ctc_batches import ON_THE_CPU, CtcBatches, CtcSettings, SpanMasks
@@ -47,7 +46,7 @@ from wavtrain.recognition.padding import convolutions
 from wavtrain.recognition.transcribed_clips import texts_of
 from wavtrain.recognition.transcripts import TextRules, normalised
 from wavtrain.recognition.vocabularies import Vocabulary, build_vocabulary, read_vocabulary
-from wavtrain.schedules import Schedule, learning_rate_factor
+from wavtrain.schedules import Schedule, learning_rate_factor, refuse_endless_warmup
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -76,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for axis, what in (("time", "frames"), ("feature", "channels")):
         group.add_argument(f"--mask_{axis}_prob", type=arguments.share, metavar="P",
                            help=f"share of {what} that spans would mask if none overlapped (the config's)")
-        group.add_argument(f"--mask_{axis}_length", type=arguments.positive, metavar="N", help=f"{what} of a span (config's)")
+        group.add_argument(f"--mask_{axis}_length", type=arguments.span, metavar="N", help=f"{what} of a span (config's)")
     parser.add_argument("--validate_after_updates", type=arguments.natural, default=0, metavar="N",
                         help="no validation before (%(default)s; fairseq 10000)")
     args = arguments.parse(parser, argv)
@@ -94,7 +93,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, then train; return the best validation, or the report of the preparation."""
     args = parse_arguments(argv)
-    accelerator = accelerator_for(args.mixed_precision)
+    accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile,
+                                  adapter_language=args.adapter_language)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
     return prepared.report if args.preprocessing_only else train(args, accelerator, prepared)
@@ -107,9 +107,11 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     speech, held_out = open_speech(args, prepared, vocabulary, recogniser.config, extractor)
     per_update = accelerator.num_processes * args.gradient_accumulation_steps
     total_steps = args.max_train_steps or args.num_train_epochs * speech.plan(epoch=0).num_updates(per_update)
-    model, optimizer = accelerator.prepare(recogniser, adamw(recogniser, arguments.options_of(OptimizerOptions, args)))
-    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, describer(args, vocabulary, extractor),
-                      vars(args), identity(accelerator, prepared, speech, recogniser, extractor, per_update),
+    refuse_endless_warmup(args.num_warmup_steps, total_steps)
+    model, optimizer = spread(accelerator, recogniser, arguments.options_of(OptimizerOptions, args))
+    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer,
+                      describer(args, vocabulary, extractor), vars(args),
+                      identity(accelerator, prepared, speech, recogniser, extractor, per_update),
                       serves_best=held_out is not None)
     done = run.begin(total_steps, best={"step": 0})
     announce(args, accelerator, recogniser, speech, held_out, per_update, total_steps)
@@ -130,7 +132,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
                 sums.add({"loss": output["loss"], **batch.known()}, batch.weight)
                 meter.hear(batch.weight * batch.speech_samples)
             recogniser.forget_frozen_gradients()
-            gradient_norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+            gradient_norm = clipped(accelerator, model, args.max_grad_norm)
             finite.step(gradient_norm, rate)
             is_last = place.step == total_steps
             if place.step % args.logging_steps == 0 or is_last:
@@ -260,7 +262,7 @@ def announce(args: argparse.Namespace, accelerator: Accelerator, model: PreTrain
         texts = (normalised(text, speech.settings.rules) for text in speech.clips["text"])
         write_lines(os.path.join(args.output_dir, "training_text.txt"), texts)  # for a language model
         print(run_summary(speech.num_samples, speech.plan(epoch=0).num_batches, per_update, accelerator.num_processes,
-                          total_steps, args.num_warmup_steps))
+                          total_steps))
         learning = sum(each.numel() for each in model.parameters() if each.requires_grad)
         print(f"{learning / 1e6:.1f} of {sum(each.numel() for each in model.parameters()) / 1e6:.1f} million weights learn")
         if held_out is None:

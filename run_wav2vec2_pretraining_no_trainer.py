@@ -13,7 +13,6 @@ four are the same run. A killed run goes on exactly with --resume_from_checkpoin
 """
 
 import argparse
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -27,19 +26,19 @@ from accelerate.utils import send_to_device
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
-from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, synchronised_if
+from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, clipped, synchronised_if
 from wavtrain.batching import EpochPlan
 from wavtrain.collapse import CollapseGuard
-from wavtrain.engine import accelerator_for
+from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, pretraining_measures
 from wavtrain.meter import Meter
 from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.models.convolutions import kernels_and_strides
-from wavtrain.optimizers import OptimizerOptions, adamw
+from wavtrain.optimizers import OptimizerOptions
 from wavtrain.places import TrainingPlaces, share_of, validation_places
-from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
+from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor, refuse_endless_warmup
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -57,18 +56,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flags.add_training_arguments(parser)
     flags.add_model_arguments(parser)
     group = flags.add_batch_arguments(parser)
-    group.add_argument("--random_crop_in_seconds", type=arguments.above_zero, metavar="S",
+    group.add_argument("--random_crop_in_seconds", type=arguments.duration, metavar="S",
                        help="longer clips are cropped to this, at a random place (fairseq's max_sample_size / 16000)")
     group.add_argument("--uneven_clips", choices=("crop", "pad"), help="to the shortest of their batch, as fairseq, or to the "
                        "longest (default: crop for models with group norm, which cannot tell padding from speech, else pad)")
     group = parser.add_argument_group("objective")
     group.add_argument("--mask_time_prob", type=arguments.share, metavar="P",
                        help="share of frames that spans would mask if none overlapped (the config's; 0.65 in all recipes)")
-    group.add_argument("--mask_time_length", type=arguments.positive, metavar="N", help="frames of a span (the config's)")
+    group.add_argument("--mask_time_length", type=arguments.span, metavar="N", help="frames of a span (the config's)")
     group.add_argument("--require_same_masks", action="store_true", help="as many masked frames in every clip of a micro-batch")
-    group.add_argument("--cross_sample_negatives", type=arguments.natural, default=0, metavar="N",
+    group.add_argument("--cross_sample_negatives", type=arguments.few, default=0, metavar="N",
                        help="negatives from all clips of the micro-batch, beside those of the same clip (%(default)s)")
-    group.add_argument("--codebook_negatives", type=arguments.natural, default=0, metavar="N",
+    group.add_argument("--codebook_negatives", type=arguments.few, default=0, metavar="N",
                        help="negatives that are random codes (%(default)s)")
     group.add_argument("--diversity_loss_weight", type=arguments.amount, metavar="W", help="in place of the config's")
     group.add_argument("--feature_penalty_weight", type=arguments.amount, default=10.0, metavar="W",
@@ -95,7 +94,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, then train; return the last validation, or the report of the preparation."""
     args = parse_arguments(argv)
-    accelerator = accelerator_for(args.mixed_precision)
+    accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
     return prepared.report if args.preprocessing_only else train(args, accelerator, prepared)
@@ -112,9 +111,9 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
     identity = encoders.identity(model.config, extractor, per_update, prepared.report["fingerprint"],
                                  accelerator.mixed_precision)  # before prepare() wraps the model
     guard = collapse_guard(args, accelerator, model.config)
-    model, optimizer = accelerator.prepare(model, adamw(model, arguments.options_of(OptimizerOptions, args)))
-    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, partial(encoders.describe, extractor),
-                      vars(args), identity)
+    model, optimizer = spread(accelerator, model, arguments.options_of(OptimizerOptions, args))
+    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer,
+                      partial(encoders.describe, extractor), vars(args), identity)
     done = run.begin(total_steps)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
     agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), {}
@@ -132,15 +131,14 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
                     accelerator.backward(output["loss"] * (batch.weight * accelerator.num_processes) / num_targets)
                 sums.add({**output, **batch.known()}, batch.weight)
                 meter.hear(batch.weight * batch.speech_samples)
-            gradient_norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+            gradient_norm = clipped(accelerator, model, args.max_grad_norm)
             finite.step(gradient_norm, rate)
             is_last = place.step == total_steps
             if place.step % args.logging_steps == 0 or is_last:
-                values = {**pretraining_measures(sums.over_processes(accelerator)), "gradient_norm": float(gradient_norm),
-                          "learning_rate": rate, "gumbel_temperature": temperature, **meter.read(), "epoch": place.epoch,
-                          "skipped_updates": finite.skipped()}
-                run.record("train", place.step, values)
-                guard.look(place.step, values)
+                guard.look(run.record("train", place.step, {
+                    **pretraining_measures(sums.over_processes(accelerator)), "gradient_norm": float(gradient_norm),
+                    "learning_rate": rate, "gumbel_temperature": temperature, **meter.read(), "epoch": place.epoch,
+                    "skipped_updates": finite.skipped()}))
             with meter.paused():
                 if held_out and (place.step % (args.eval_steps or args.saving_steps) == 0 or is_last):
                     measured = validate(args, accelerator, model, held_out)
@@ -150,8 +148,7 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
             run.advance(place.step)
             if stop and not is_last:
                 run.leave(place.step, interruption.signal)
-    run.finish(f"{args.output_dir}: the model is there, training_curves.png shows how it learned; go on with --init_from "
-               f"{args.output_dir} on other speech, or load it with AutoModelForCTC.from_pretrained to fine-tune it")
+    run.finish(f"{args.output_dir}: the model is there, training_curves.png shows how; run_ctc_finetuning.py goes on")
     return measured
 
 
@@ -214,11 +211,11 @@ def validate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
 def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechBatches, plan: EpochPlan, per_update: int,
              total_steps: int) -> None:
     """What is about to happen, and what is likely to be a mistake."""
+    refuse_endless_warmup(args.num_warmup_steps, total_steps)
     if not accelerator.is_main_process:
         return
     settings = speech.settings
-    print(run_summary(speech.num_samples, plan.num_batches, per_update, accelerator.num_processes, total_steps,
-                      args.num_warmup_steps))
+    print(run_summary(speech.num_samples, plan.num_batches, per_update, accelerator.num_processes, total_steps))
     if speech.num_too_short:
         print(f"note: {speech.num_too_short} clips are too short for a mask of {settings.mask_time_length} frames and are left "
               "out: raise --min_duration_in_seconds to have them counted in rejected.jsonl")

@@ -48,6 +48,12 @@ def test_a_config_gives_defaults_and_flags_override_it(tmp_path):
     ("output_dir: a\noutput_dir: b", "'output_dir' is given twice"),
     ("- output_dir", "must hold `flag: value` lines"),
     ("output_dir: [", "while parsing"),
+    ("output_dir: " + "[" * 5000, "cannot be read"),
+    ("min_duration_in_seconds: !!int x", "cannot be read"),
+    ("output_dir: 2020-13-45", "cannot be read"),
+    ("streaming: !!bool maybe", "cannot be read"),
+    ('output_dir: "a\\0b"\n' + "#" * 2**20, "is longer than"),
+    ("streaming: [&a [1, 2], &b [*a, *a], &c [*b, *b]]", "it takes true or false"),
 ])
 def test_faults_of_a_config_name_the_file_and_the_key(tmp_path, yaml, message):
     with pytest.raises(InputError) as caught:
@@ -67,6 +73,10 @@ def test_faults_of_a_config_name_the_file_and_the_key(tmp_path, yaml, message):
     ([*NEEDED, "--num_shards", "2", "--shard_index", "2"], "must be below --num_shards 2"),
     ([*NEEDED, "--num_shards", "2", "--shard_index", "1", "--overwrite_cache"], "has no place in a job array"),
     ([*NEEDED, "--config", "absent.yaml"], "--config absent.yaml"),
+    ([*NEEDED, "--max_duration_in_seconds", "1e9"], "'1e9' is not a number of seconds from 0 to 100,000"),
+    ([*NEEDED, "--preprocessing_num_workers", str(2**31)], "to below 2**31"),
+    ([*NEEDED, "--cache_dir", "a\0b"], "--cache_dir: holds a NUL character"),
+    (["--dataset_name", "out/../a", "--output_dir", "./a"], "is what --dataset_name reads from"),
 ])
 def test_faults_of_the_command_line(argv, message):
     with pytest.raises(InputError) as caught:

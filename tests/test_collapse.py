@@ -14,7 +14,7 @@ def told(capsys, records, logging_steps=10, stops=False):
     guard = CollapseGuard(num_groups=2, codes_per_group=80, num_negatives=99, stops=stops, is_main=True)
     found = []
     for number, record in enumerate(records, start=1):
-        guard.look(number * logging_steps, {**HEALTHY, **record})
+        guard.look({**HEALTHY, "step": number * logging_steps, **record})
         found += capsys.readouterr().err.splitlines()
     return found
 
@@ -59,7 +59,7 @@ def test_it_waits_for_two_windows_of_records_and_updates(logging_steps, capsys):
     step = 0
     while not capsys.readouterr().err:
         step += logging_steps
-        guard.look(step, {**HEALTHY, "code_perplexity": 2.0})
+        guard.look({**HEALTHY, "step": step, "code_perplexity": 2.0})
     assert step >= max(10 * logging_steps, 100)
     assert step <= max(11 * logging_steps, 120)
 

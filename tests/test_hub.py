@@ -39,7 +39,8 @@ def test_a_pushed_run_lies_in_the_repository(hub, tmp_path):
     assert {"config.json", "preprocessor_config.json", "metrics.jsonl", "arguments.yaml", "training_curves.png"} <= {
         path.name for path in repository.iterdir()}
     assert not (repository / "checkpoints").exists()
-    assert "hf_good" not in (repository / "arguments.yaml").read_text()
+    assert "hf_good" not in result.stdout + result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_good" in path.read_bytes()]
     AutoModelForPreTraining.from_pretrained(repository)
 
 

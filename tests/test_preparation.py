@@ -135,16 +135,16 @@ def test_two_processes_of_one_launch(launcher, corpus, tmp_path):
 def test_a_second_run_in_the_same_directory_is_refused(corpus, tmp_path):
     os.makedirs(tmp_path / "p")
     held = lock(str(tmp_path / "p" / ".lock"))
-    with pytest.raises(InputError, match="another process is preparing it"):
+    with pytest.raises(InputError, match=rf"--output_dir .*another run is preparing it \(process {os.getpid()} on "):
         prepare(corpus, tmp_path / "p")
-    with pytest.raises(InputError, match="a call without --shard_index is still at work"):
+    with pytest.raises(InputError, match=r"a call without --shard_index \(process \d+ on .*\) is still at work"):
         prepare(corpus, tmp_path / "p", "--num_shards", 2, "--shard_index", 1)
     held.release()
     of_a_job = lock(str(tmp_path / "p" / ".lock-1-of-2"))
-    with pytest.raises(InputError, match="job 1 of 2 is still at work"):
+    with pytest.raises(InputError, match=r"job 1 of 2 \(process .*\) is still at work"):
         prepare(corpus, tmp_path / "p")
     prepare(corpus, tmp_path / "p", "--num_shards", 2, "--shard_index", 0)
-    with pytest.raises(InputError, match=r"job 1 of 2 is still at work in it on other .*--max_duration_in_seconds was 40"):
+    with pytest.raises(InputError, match=r"job 1 of 2 .* is still at work in it on other .*--max_duration_in_seconds was 40"):
         prepare(corpus, tmp_path / "p", "--num_shards", 2, "--shard_index", 0, "--max_duration_in_seconds", 2)
     of_a_job.release()
     assert prepare(corpus, tmp_path / "p")["splits"]["train"]["clips"] == 3

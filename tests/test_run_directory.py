@@ -135,7 +135,7 @@ def test_two_processes_write_into_one_checkpoint(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[rank] for rank in (0, 1)] == [["progress.json", "state_0", "state_1"]] * 2
+    assert [found[rank] for rank in (0, 1)] == [["checksums.json", "progress.json", "state_0", "state_1"]] * 2
 
 
 def test_accelerate_writes_and_reads_what_is_saved(tmp_path):

@@ -229,13 +229,16 @@ def test_another_config_is_not_the_same_run(command, unbroken, model_dir, tmp_pa
     assert "hidden_dropout was 0.1 and is 0.5" in refusal(pretraining, command(output_dir, **flags))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "progress.json"])
-def test_a_damaged_checkpoint_is_refused(name, command, unbroken, tmp_path):
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_by_latest(command, unbroken, tmp_path, caplog):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
-    path = output_dir / "checkpoints" / "step_00000004" / name
-    path.write_bytes(b"{}" if name == "progress.json" else path.read_bytes()[:999])
-    argv = command(output_dir, **UNBROKEN, resume_from_checkpoint="latest")
-    assert "resume from another checkpoint" in refusal(pretraining, argv)
+    path = output_dir / "checkpoints" / "step_00000004" / "optimizer.bin"
+    path.write_bytes(path.read_bytes()[:999])
+    argv = command(output_dir, **UNBROKEN, resume_from_checkpoint=path.parent)
+    assert "step_00000004: optimizer.bin has 999 bytes" in refusal(pretraining, argv)
+    pretraining.main(command(output_dir, **UNBROKEN, resume_from_checkpoint="latest"))
+    assert "step_00000004: optimizer.bin has 999 bytes" in caplog.text
+    assert_same_run(output_dir, unbroken)
+    assert steps_saved(output_dir) == SAVES
 
 
 def test_nothing_is_removed_for_a_command_that_is_refused(command, unbroken, tmp_path):
@@ -273,7 +276,8 @@ def test_a_run_that_is_there_is_not_written_over(command, unbroken, tmp_path):
     message = refusal(pretraining, command(output_dir, **UNBROKEN))
     assert message.startswith(f"--output_dir {output_dir} holds a run already: --resume_from_checkpoint latest goes on with it")
     assert records(output_dir) == records(unbroken)
-    pretraining.main(command(output_dir, **{**UNBROKEN, "max_train_steps": 1}, overwrite_output_dir=True))
+    flags = {**UNBROKEN, "max_train_steps": 1, "num_warmup_steps": 0}
+    pretraining.main(command(output_dir, **flags, overwrite_output_dir=True))
     assert column(output_dir, "step") == [1]
     assert steps_saved(output_dir) == [1]
 

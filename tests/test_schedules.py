@@ -7,7 +7,7 @@ import torch
 from transformers import get_scheduler
 
 from wavtrain import InputError
-from wavtrain.schedules import SCHEDULES, Schedule, gumbel_temperature, learning_rate_factor
+from wavtrain.schedules import SCHEDULES, Schedule, gumbel_temperature, learning_rate_factor, refuse_endless_warmup
 
 TOTAL = 100
 
@@ -91,3 +91,9 @@ def test_the_gumbel_temperature_falls_by_a_factor_and_stops():
     values = [gumbel_temperature(step, 2.0, 0.5, 0.5) for step in range(1, 6)]
     assert values == [2.0, 1.0, 0.5, 0.5, 0.5]
     assert gumbel_temperature(100_001, 2.0, 0.5, 0.999995) == pytest.approx(2 * math.exp(-0.5), rel=1e-5)
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    refuse_endless_warmup(10, 10)
+    with pytest.raises(InputError, match="--num_warmup_steps 11: is longer than the run of 10 updates"):
+        refuse_endless_warmup(11, 10)

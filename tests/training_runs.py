@@ -36,13 +36,14 @@ def as_a_script(name, argv, environment):
     arguments.run_as_script(lambda: importlib.import_module(name).main(argv))
 
 
-def start(script, argv, num_processes=1):
+def start(script, argv, num_processes=1, **environment):
     """The processes of a run, as a launcher starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     of_all = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": port} if num_processes > 1 else {}
+    of_all |= environment
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_processes > 1 else {} for rank in range(num_processes)]
     processes = [SERVER.Process(target=as_a_script, args=(script.__name__, argv, {**of_all, **rank})) for rank in ranks]
     for process in processes:

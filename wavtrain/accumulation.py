@@ -1,5 +1,6 @@
 """One exact update from many micro-batches on many processes."""
 
+import math
 import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -9,13 +10,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from wavtrain import InputError
 
 
 def synchronised_if(is_last: bool, accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[None]:
     """Gradients travel between processes once an update, with its last micro-batch."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
+        return nullcontext()
     return nullcontext() if is_last else accelerator.no_sync(model)
+
+
+def clipped(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> Tensor:
+    """Clip the gradient, where asked for; the norm that it had, of all processes' parts together."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class Agreement:

@@ -5,8 +5,10 @@ import difflib
 import errno
 import logging
 import os
+import reprlib
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +18,10 @@ import yaml
 from wavtrain import InputError
 
 Options = TypeVar("Options")
+SHORTEST, LONGEST = 0.025, 100_000  # seconds: 400 samples are the least that makes a frame; samples are counted in 32 bits
+LARGEST_CONFIG = 1 << 20  # characters
+# what PyYAML raises for a value that is not of its tag, and for brackets without end
+OF_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOTDIR)
 
 
@@ -24,10 +30,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         known = [flag for action in self._actions for flag in action.option_strings]
-        for word in message.split() if message.startswith("unrecognized") else ():
-            close = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("--") else []
-            if close:
-                message += f" (is {close[0]} meant?)"
+        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        if unknown and message.startswith("unrecognized"):  # without their values, one of which may be a token
+            message = f"unrecognized arguments: {' '.join(unknown)}"
+            for close in (difflib.get_close_matches(word, known, n=1) for word in unknown):
+                message += f" (is {close[0]} meant?)" if close else ""
         raise InputError(f"{message}; --help lists the flags")
 
 
@@ -50,10 +57,13 @@ def _number(kind: Callable[[str], Any], is_good: Callable[[Any], bool], what: st
     return convert
 
 
-seconds = _number(float, lambda value: 0 <= value < float("inf"), "a number of seconds")
+seconds = _number(float, lambda value: 0 <= value <= LONGEST, f"a number of seconds from 0 to {LONGEST:,}")
+duration = _number(float, lambda value: SHORTEST <= value <= LONGEST, f"a number of seconds from {SHORTEST} to {LONGEST:,}")
 percentage = _number(float, lambda value: 0 <= value < 100, "a percentage from 0 to below 100")
-positive = _number(int, lambda value: value >= 1, "a whole number from 1")
-natural = _number(int, lambda value: value >= 0, "a whole number from 0")
+positive = _number(int, lambda value: 1 <= value < 2**31, "a whole number from 1 to below 2**31")
+natural = _number(int, lambda value: 0 <= value < 2**31, "a whole number from 0 to below 2**31")
+span = _number(int, lambda value: 1 <= value <= 2**16, "a whole number from 1 to 65536")
+few = _number(int, lambda value: 0 <= value <= 2**16, "a whole number from 0 to 65536")
 seed = _number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2**63")
 below_one = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -67,16 +77,32 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     path = finder.parse_known_args(argv)[0].config
-    return parser.parse_args([*(_tokens_of_config(parser, path) if path else ()), *argv])
+    args = parser.parse_args([*(_tokens_of_config(parser, path) if path else ()), *argv])
+    for name, value in vars(args).items():
+        if any("\0" in str(each) for each in (value if isinstance(value, list) else [value])):  # no file is called so
+            raise InputError(f"--{name}: holds a NUL character: leave it out")
+    _refuse_output_among_input(args)
+    return args
+
+
+def _refuse_output_among_input(args: argparse.Namespace) -> None:
+    corpora = {os.path.realpath(os.path.expanduser(name)) for name in args.dataset_name}
+    for flag in ("output_dir", "train_cache_file_name"):
+        folder = getattr(args, flag, None)
+        if folder and os.path.realpath(folder) in corpora:
+            raise InputError(f"--{flag} {folder}: is what --dataset_name reads from: give another folder")
 
 
 def _tokens_of_config(parser: argparse.ArgumentParser, path: str) -> list[str]:
     """The command line that a YAML file stands for, every key and value checked by the parser itself."""
     try:
         with open(path, encoding="utf-8") as file:
-            config = yaml.load(file, _StrictLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path}: {' '.join(str(error).split())}") from error
+            text = file.read(LARGEST_CONFIG + 1)
+        if len(text) > LARGEST_CONFIG:
+            raise InputError(f"--config {path}: is longer than {LARGEST_CONFIG:,} characters: is it a file of flags?")
+        config = yaml.load(text, _StrictLoader)
+    except (OSError, *OF_YAML) as error:
+        raise InputError(f"--config {path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(config or {}, dict):
         raise InputError(f"--config {path}: must hold `flag: value` lines")
     actions = {action.dest: action for action in parser._actions if action.dest not in ("config", "help")}
@@ -100,8 +126,9 @@ def _tokens_of_value(action: argparse.Action, value: Any, path: str) -> list[str
     if is_switch != isinstance(value, bool) or any(is_switch != isinstance(each, bool) or isinstance(each, (dict, list))
                                                    or each is None for each in values):  # no and null are no words in YAML
         many = "a list or one value" if action.nargs == "+" else "one value"
+        shown = "not shown" if action.dest.endswith("token") else reprlib.repr(value)
         wanted = "true or false" if is_switch else f"{many}; words like no and null in quotes"
-        raise InputError(f"--config {path}: {action.dest} is {value!r}; it takes {wanted}")
+        raise InputError(f"--config {path}: {action.dest} is {shown}; it takes {wanted}")
     if is_switch:
         return [flag]
     return [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
@@ -124,8 +151,8 @@ class _StrictLoader(yaml.SafeLoader):
     """YAML that does not take the last of two equal keys in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
+        times = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        twice = [key for key, count in times.items() if count > 1]
         if twice:
             raise yaml.YAMLError(f"{twice[0]!r} is given twice")
         return super().construct_mapping(node, deep)

@@ -17,7 +17,7 @@ RECORDS, UPDATES = 5, 50
 FEW_CODES = 0.05  # of the codebooks; healthy runs use a third of them and more
 ALMOST_ONE = 1.5  # code of each, where they are small
 NO_BETTER_THAN_CHANCE = 1.2
-HEALTHY_NORM = (0.5, 2.0)
+HEALTHY_NORM, BESIDE = (0.5, 2.0), 1.25  # a little beside that is not worth a word
 WATCHED = ("code_perplexity", "contrastive_accuracy", "gradient_norm")
 ASIDE = "gradient norm"  # alone it is no collapse
 
@@ -40,21 +40,21 @@ class CollapseGuard:
         self._records: deque[dict[str, float]] = deque()
         self._told: set[str] = set()
 
-    def look(self, step: int, values: dict[str, float]) -> None:
+    def look(self, record: dict[str, float]) -> None:
         """Warn of what this record brings to light; with `stops` a collapse ends the run."""
-        if not all(math.isfinite(values[name]) for name in WATCHED):  # the update was skipped, which is counted elsewhere
+        if not all(math.isfinite(record[name]) for name in WATCHED):  # the update was skipped, which is counted elsewhere
             return
-        self._records.append({"step": step, **values})
+        self._records.append(record)
         windows = self._windows()
         if windows is None:
             return
         found = dict(filter(None, (self._codes(*windows), self._accuracy(*windows), self._norm(windows[1]))))
         for name, finding in found.items():
             if self.is_main and name not in self._told:
-                tqdm.write(f"step {step} warning: {finding}", file=sys.stderr)
+                tqdm.write(f"step {record['step']} warning: {finding}", file=sys.stderr)
         self._told = set(found)
         if self.stops and found.keys() - {ASIDE}:
-            raise Collapsed(f"--on_collapse stop: ended after update {step}; checkpoints from before that are kept")
+            raise Collapsed(f"--on_collapse stop: ended after update {record['step']}; checkpoints from before that are kept")
 
     def _windows(self) -> tuple[Records, Records] | None:
         """The window before and the last one, once there are two."""
@@ -92,7 +92,7 @@ class CollapseGuard:
     def _norm(self, last: Records) -> tuple[str, str] | None:
         low, high = HEALTHY_NORM
         norm = median(each["gradient_norm"] for each in last)
-        if _is_warming_up(last) or low <= norm <= high:
+        if _is_warming_up(last) or low / BESIDE <= norm <= high * BESIDE:
             return None
         remedy = ("too high: a lower --learning_rate, more --num_warmup_steps, or --max_grad_norm" if norm > high else
                   "low: nothing is wrong while contrastive_accuracy rises; where it stands still the model may be collapsing")

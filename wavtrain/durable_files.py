@@ -1,16 +1,25 @@
 """Files that are complete or absent (written beside, flushed, then renamed), and a lock that dies with its process."""
 
+import errno
+import fcntl
 import json
+import logging
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import filelock
-
 from wavtrain import InputError
 
-PATIENCE = 1.0  # seconds: who only looks whether a lock is free holds it for a moment
+PATIENCE, BETWEEN_TRIES = 1.0, 0.02  # seconds: who only looks whether a lock is free holds it for a moment
+IN_USE = (errno.EWOULDBLOCK, errno.EACCES)  # the latter on some network file systems
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+NEARLY_FULL = 16 << 20  # bytes left on a disk on which writing has just failed
+
+logger = logging.getLogger(__name__)
+_held: set[int] = set()  # descriptors of locks
 
 
 @contextmanager
@@ -84,12 +93,79 @@ def read_json_lines(path: str) -> list[Any]:
     return values
 
 
-def lock(path: str) -> filelock.BaseFileLock | None:
-    """A held lock, or None where another process keeps it. It ends with release() or with this process."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    held = filelock.FileLock(path)
+def write_or_say_full(write: Callable[[str], None], folder: str) -> None:
+    """torch and safetensors have errors of their own for a full disk."""
     try:
-        held.acquire(timeout=PATIENCE)
-    except filelock.Timeout:
-        return None
-    return held
+        write(folder)
+    except Exception as error:
+        full = os.strerror(errno.ENOSPC)
+        if isinstance(error, OSError) or (full not in str(error) and shutil.disk_usage(folder).free > NEARLY_FULL):
+            raise
+        raise OSError(errno.ENOSPC, full, folder) from error
+
+
+class Lock:
+    """Held until release(), or until this process ends in whatever way: what it forks does not keep it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        _held.add(descriptor)
+
+    def release(self) -> None:
+        """A second call does nothing."""
+        if self._descriptor in _held:
+            _held.remove(self._descriptor)
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def lock(path: str) -> Lock | None:
+    """A held lock, or None where another process keeps it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        is_ours = _taken(descriptor, path)
+        if is_ours:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if is_ours:
+        return Lock(descriptor)
+    os.close(descriptor)
+    return None
+
+
+def _taken(descriptor: int, path: str) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                logger.warning("%s: this file system has no locks, so nothing keeps two runs in one directory apart", path)
+                return True
+            if error.errno not in IN_USE:
+                raise
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(BETWEEN_TRIES)
+
+
+def holder(path: str) -> str:
+    """Who took the lock last, in words."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read() or "another process"
+
+
+def _let_go() -> None:
+    """In a forked process: its copies of the descriptors would outlive the one that has the locks."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

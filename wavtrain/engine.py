@@ -1,31 +1,140 @@
-"""The processes and devices a run is on, and how the C library treats its memory."""
+"""The processes and devices a run is on, how model and optimizer are spread over them, and how the C library treats its memory.
+
+DDP is accelerate's. FSDP2 is torch's `fully_shard`, as accelerate asks every model for its word embeddings first. A checkpoint
+holds whole tensors in the files that accelerate writes, so a run may go on with the other engine.
+"""
 
 import ctypes
+import os
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as trees
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from wavtrain import InputError
+from wavtrain.optimizers import OptimizerOptions, adamw
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
-ENGINES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+ENGINES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
+NOT_HERE = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}  # as launchers ask for them
+NOT_WITH_SHARDS = {"torch_compile": "was not tried with FSDP2", "adapter_language": "its file needs whole weights"}
+WEIGHTS, MOMENTS = "model.safetensors", "optimizer.bin"
 
 
-def accelerator_for(mixed_precision: str | None) -> Accelerator:
-    """As launched; refuses what would fail later, or do nothing."""
+def accelerator_for(mixed_precision: str | None, **flags: Any) -> Accelerator:
+    """As launched; refuses what would fail later, or do nothing. `flags` are those that do not go with FSDP2."""
     disable_progress_bar()  # of transformers, which draws one for each file it saves
+    for variable, name in NOT_HERE.items():
+        if _is_on(variable):
+            raise InputError(f"{name} is not supported, as it clips, skips and counts updates in its own way: launch with "
+                             "a config of configs/accelerate/, for DDP or FSDP2")
     can_accelerate = torch.accelerator.is_available() and not torch.backends.mps.is_available()  # which has no float64
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # no second copy of the gradients beside DDP's
     accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=mixed_precision, kwargs_handlers=[views])
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
     if accelerator.distributed_type not in ENGINES:
-        raise InputError(f"{accelerator.distributed_type.value} is not supported yet: launch without it, for DDP")
+        raise InputError(f"{accelerator.distributed_type.value} is not supported: launch with a config of configs/accelerate/")
+    if _shards(accelerator):
+        _refuse_with_shards(accelerator.mixed_precision, flags)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
+
+
+def _shards(accelerator: Accelerator) -> bool:
+    """As launched. accelerate itself shards on GPUs only."""
+    return accelerator.num_processes > 1 and _is_on("ACCELERATE_USE_FSDP")
+
+
+def _is_on(variable: str, unless_said: str = "false") -> bool:
+    """What a launcher's config says comes as a variable."""
+    return os.environ.get(variable, unless_said).lower() in ("1", "true", "yes", "on")
+
+
+def _refuse_with_shards(mixed_precision: str, flags: dict[str, Any]) -> None:
+    asked = {
+        "fsdp_version": (os.environ.get("FSDP_VERSION") != "2", "only FSDP2 is supported: give 2"),
+        "fsdp_offload_params": (_is_on("FSDP_OFFLOAD_PARAMS"), "is not supported: give false"),
+        "fsdp_activation_checkpointing": (_is_on("FSDP_ACTIVATION_CHECKPOINTING"), "give false, and --gradient_checkpointing"),
+        "fsdp_cpu_ram_efficient_loading": (_is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"), "every process reads all: give false"),
+        "--mixed_precision fp16": (mixed_precision == "fp16", "its scaler knows nothing of FSDP2's parts: give bf16 or no"),
+        **{f"--{flag}": (value, f"{NOT_WITH_SHARDS[flag]}: leave it out, or launch with DDP") for flag, value in flags.items()}}
+    for name, (is_asked, remedy) in asked.items():
+        if is_asked:
+            raise InputError(f"{name}: {remedy}")
+
+
+def spread(
+    accelerator: Accelerator, model: PreTrainedModel, options: OptimizerOptions
+) -> tuple[nn.Module, AcceleratedOptimizer]:
+    """The model as this process trains it, and its optimizer. Sharded are each layer, and all the rest together."""
+    if not _shards(accelerator):
+        return accelerator.prepare(model, adamw(model, options))
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise InputError(f"--model_name_or_path {model.config.name_or_path}: has batch norms, whose running means FSDP2 would "
+                         "leave different in every process: launch with DDP")
+    model.to(accelerator.device)
+    for layer in model.base_model.encoder.layers:
+        fully_shard(layer, reshard_after_forward=_is_on("FSDP_RESHARD_AFTER_FORWARD", "true"))
+    fully_shard(model)
+    if accelerator.mixed_precision == "bf16":  # float32 weights and gradients travel, as with DDP
+        model.forward = torch.autocast(accelerator.device.type, torch.bfloat16)(model.forward)
+    return model, accelerator.prepare_optimizer(adamw(model, options))
+
+
+def gathered(values: dict[str, Any], keeps: bool) -> dict[str, Any]:
+    """The same with whole tensors on the CPU where processes have parts, in those that keep them. Every process calls this."""
+    def whole(value: Any) -> Any:
+        if not isinstance(value, DTensor):
+            return value
+        value = value.full_tensor()
+        return value.cpu() if keeps else None
+
+    return trees.tree_map(whole, values)
+
+
+def save_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> None:
+    """Weights, moments and what accelerate adds, into a folder. Every process calls this."""
+    if not isinstance(model, FSDPModule):
+        accelerator.save_state(folder)
+        return
+    weights, moments = (gathered(each.state_dict(), accelerator.is_main_process) for each in (model, optimizer))
+    if accelerator.is_main_process:
+        save_file(weights, os.path.join(folder, WEIGHTS), {"format": "pt"})
+        torch.save(moments, os.path.join(folder, MOMENTS))
+
+
+def load_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> None:
+    """What save_state wrote, with this or the other engine. Every process calls this."""
+    if not isinstance(model, FSDPModule):
+        accelerator.load_state(folder)
+        return
+    weights, parts = load_file(os.path.join(folder, WEIGHTS)), model.state_dict()
+    model.load_state_dict({name: _part(value, parts[name]) if name in parts else value for name, value in weights.items()})
+    moments = torch.load(os.path.join(folder, MOMENTS), map_location="cpu", weights_only=True)
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for number, state in moments["state"].items():
+        moments["state"][number] = {name: _part(value, parameters[number]) if value.ndim else value
+                                    for name, value in state.items()}
+    optimizer.load_state_dict(moments)
+
+
+def _part(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor."""
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def keep_freed_memory() -> None:

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from wavtrain.arguments import above_zero, amount, below_one, natural, percentage, positive, seconds, seed, share
+from wavtrain.arguments import above_zero, amount, below_one, duration, few, natural, percentage, positive, seconds, seed, share
 from wavtrain.schedules import SCHEDULES
 
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has it not
@@ -100,9 +100,9 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     group.add_argument("--per_device_train_batch_size", type=positive, metavar="N", help="clips in a micro-batch at "
                        "most (8; with --max_batch_duration_in_seconds as many as fit)")
     group.add_argument("--per_device_eval_batch_size", type=positive, default=8, metavar="N", help="%(default)s")
-    group.add_argument("--max_batch_duration_in_seconds", type=above_zero, metavar="S",
+    group.add_argument("--max_batch_duration_in_seconds", type=duration, metavar="S",
                        help="clips x the longest of them in a micro-batch (fairseq's max_tokens / 16000)")
-    group.add_argument("--pad_to_multiple_of", type=positive, metavar="N", help="of samples in a batch")
+    group.add_argument("--pad_to_multiple_of", type=few, metavar="N", help="of samples in a batch")
     return group
 
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from wavtrain import InputError
 
-LEFT_OUT = ["checkpoints/*", "tensorboard/*", "*.part", "*.part/*", "training_text.txt", "rejected.jsonl"]
+LEFT_OUT = [".run.lock", "checkpoints/*", "tensorboard/*", "*.part", "*.part/*", "training_text.txt", "rejected.jsonl"]
 
 logger = logging.getLogger(__name__)
 

@@ -47,6 +47,13 @@ class Schedule:
             raise InputError(f"--polynomial_power {self.polynomial_power:g}: give a number above 0; 1 is a straight line")
 
 
+def refuse_endless_warmup(num_warmup_steps: int, total_steps: int) -> None:
+    """A warm-up longer than its run, whose learning rate would never reach its height."""
+    if num_warmup_steps > total_steps:
+        raise InputError(f"--num_warmup_steps {num_warmup_steps}: is longer than the run of {total_steps} updates: give a "
+                         "smaller one, or more of --max_train_steps or --num_train_epochs")
+
+
 def learning_rate_factor(step: int, total_steps: int, schedule: Schedule) -> float:
     """The learning rate of a step as a fraction of the highest one.
 

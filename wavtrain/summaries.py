@@ -35,14 +35,9 @@ def preparation_summary(folder: str, report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_summary(num_samples: np.ndarray, num_batches: int, per_update: int, num_processes: int, total_steps: int,
-                num_warmup_steps: int) -> str:
-    """What is about to happen: clips, hours, updates; and a warm-up that is likely to be a mistake."""
+def run_summary(num_samples: np.ndarray, num_batches: int, per_update: int, num_processes: int, total_steps: int) -> str:
+    """What is about to happen: clips, hours, updates."""
     hours = num_samples.sum() / SAMPLING_RATE / 3600
-    line = (f"{len(num_samples)} clips, {hours:.2f} h, in {num_batches} micro-batches; {per_update} of them make an update, on "
+    return (f"{len(num_samples)} clips, {hours:.2f} h, in {num_batches} micro-batches; {per_update} of them make an update, on "
             f"{num_processes} processes: {hours * per_update / num_batches:.4f} h an update, {total_steps} updates, "
             f"{total_steps * per_update / num_batches:.1f} epochs")
-    if num_warmup_steps >= total_steps:
-        line += (f"\nnote: --num_warmup_steps {num_warmup_steps} is not shorter than the run of {total_steps} updates, so the "
-                 "learning rate never reaches its height")
-    return line

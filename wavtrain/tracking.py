@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,8 @@ class Tracking:
         path = os.path.join(output_dir, METRICS)
         kept = [record for record in read_metrics(output_dir) if record.get("step", 0) <= done_steps] if done_steps else []
         write_lines(path, [_strict(record) for record in kept])
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (stays open as long as the run)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (stays open as long as the run)
+        self._hook, threading.excepthook = threading.excepthook, _ended_thread  # TensorBoard writes in a thread
         for name in names:
             self._try(name, lambda name=name: self._start(name, output_dir, done_steps, arguments))
         self._bar = progress_bar(total_steps, "step", "training", done=done_steps)
@@ -75,8 +77,7 @@ class Tracking:
         if not self.is_main:
             return
         values = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
-        self._file.write(_strict({"phase": phase, "step": step, **values}) + "\n")
-        self._file.flush()
+        self._write(_strict({"phase": phase, "step": step, **values}))
         finite = {f"{phase}/{name}": value for name, value in values.items() if math.isfinite(value)}
         for name in list(self._trackers):
             self._try(name, lambda name=name: self._trackers[name].log(finite, step=step))
@@ -86,6 +87,14 @@ class Tracking:
         else:
             spoken = {name.replace("_", " "): value for name, value in values.items()}
             tqdm.write(f"step {step} {phase}: {_shown(spoken)}", file=sys.stderr)
+
+    def _write(self, line: str) -> None:
+        rest = f"{line}\n".encode()
+        try:
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def advance(self, step: int) -> None:
         """The bar goes to this step."""
@@ -101,6 +110,7 @@ class Tracking:
         self._trackers.clear()
         self._bar.close()
         self._file.close()
+        threading.excepthook = self._hook
 
     def _start(self, name: str, output_dir: str, done_steps: int, arguments: dict[str, Any]) -> None:
         run = os.path.basename(os.path.abspath(output_dir))
@@ -126,6 +136,13 @@ class Tracking:
         except Exception as error:
             self._trackers.pop(name, None)
             logger.warning("%s failed and is left out from here on: %s: %s", name, type(error).__name__, error)
+
+
+def _ended_thread(ended: threading.ExceptHookArgs) -> None:
+    """A full disk is told in one line there too, and not as a fault of the program."""
+    if not isinstance(ended.exc_value, OSError):
+        return threading.__excepthook__(ended)
+    logger.warning("%s ended: %s", ended.thread.name if ended.thread else "a thread", ended.exc_value)
 
 
 def _strict(record: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
@@ -17,7 +18,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from wavtrain import InputError, run_directory
-from wavtrain.durable_files import flush_tree
+from wavtrain.durable_files import flush_tree, write_or_say_full
+from wavtrain.engine import gathered, load_state, save_state
 from wavtrain.hub import NoRepository, Repository
 from wavtrain.places import Place
 from wavtrain.reports import training_curves
@@ -52,13 +54,13 @@ class RunOptions:
 class TrainingRun:
     """A run in its output directory. Every process has one and calls the same methods."""
 
-    def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module,
+    def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer,
                  describe: Callable[[PreTrainedModel, str], None], arguments: dict[str, Any], identity: dict[str, Any],
                  serves_best: bool = False) -> None:
         """`describe` writes into a folder what belongs beside the weights. With `serves_best` the model of the output
         directory is that of the last call of `serve`, otherwise the newest."""
-        self.options, self.accelerator, self.model, self.describe = options, accelerator, model, describe
-        self.serves_best = serves_best
+        self.options, self.accelerator, self.serves_best = options, accelerator, serves_best
+        self.model, self.optimizer, self.describe = model, optimizer, describe
         self.arguments, self.identity = {name: value for name, value in arguments.items() if name != "hub_token"}, identity
         self.is_main = accelerator.is_main_process
 
@@ -68,38 +70,43 @@ class TrainingRun:
         options, found, nothing = self.options, [None, None], {**NOTHING_DONE, **counters}
         tracker_names(options.report_to)  # refused before anything is removed
         self.repository = NoRepository()
-        if self.is_main:
-            try:
-                found[0] = self._opened()
-            except InputError as error:  # told to the others, which would wait
-                found[1] = str(error)
-        checkpoint, fault = broadcast_object_list(found)
-        if fault:
-            raise InputError(fault)
-        done = self._resumed(checkpoint, total_steps, nothing.keys()) if checkpoint else nothing
-        is_elsewhere = checkpoint is not None and not os.path.samefile(os.path.join(checkpoint, "..", ".."), options.output_dir)
-        self._owes_model = is_elsewhere or not self.serves_best
-        if is_elsewhere:
-            done |= counters  # the best model so far is in another directory
-        if self.is_main:
-            run_directory.write_arguments(options.output_dir, self.arguments)
-        where = self.accelerator, options.output_dir
-        self._tracking = Tracking(*where, total_steps, done["step"], options.report_to, self.arguments)
+        with ExitStack() as kept:  # from other runs: the output directory
+            if self.is_main:
+                try:
+                    found[0] = self._opened(kept)
+                except InputError as error:  # told to the others, which would wait
+                    found[1] = str(error)
+            checkpoint, fault = broadcast_object_list(found)
+            if fault:
+                raise InputError(fault)
+            done = self._resumed(checkpoint, total_steps, nothing) if checkpoint else nothing
+            home = os.path.join(checkpoint, "..", "..") if checkpoint else options.output_dir
+            is_elsewhere = not os.path.samefile(home, options.output_dir)
+            self._owes_model = is_elsewhere or not self.serves_best
+            if is_elsewhere:
+                done |= counters  # the best model so far is in another directory
+            if self.is_main:
+                run_directory.write_arguments(options.output_dir, self.arguments)
+            where = self.accelerator, options.output_dir
+            self._tracking = Tracking(*where, total_steps, done["step"], options.report_to, self.arguments)
+            self._kept = kept.pop_all()
         return done
 
     def __enter__(self) -> "TrainingRun":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._tracking.close()
+        if kind is not None:  # otherwise finish() follows
+            self._kept.close()
 
     def next_place(self, done: dict[str, Any]) -> dict[str, int]:
         """Where the plan goes on."""
         return {"step": done["step"] + 1, "epoch": done["epoch"], "update": done["update"]}
 
-    def _resumed(self, checkpoint: str, total_steps: int, counters: Collection[str]) -> dict[str, Any]:
+    def _resumed(self, checkpoint: str, total_steps: int, counters: dict[str, Any]) -> dict[str, Any]:
         done = run_directory.read_progress(checkpoint)
-        if not {*counters, "arguments", "identity"} <= done.keys():
+        if not run_directory.is_like(done, {**counters, "arguments": {}, "identity": {}}):
             raise InputError(f"--resume_from_checkpoint {checkpoint}: its {run_directory.PROGRESS} is none of a run of this "
                              "script: resume from another checkpoint")
         run_directory.refuse_changed_arguments(done["arguments"], self.arguments, FREE_TO_CHANGE, checkpoint)
@@ -112,28 +119,27 @@ class TrainingRun:
         if done["step"] == total_steps and self.is_main:  # it may have been killed before the model was written
             print(f"{checkpoint}: all {total_steps} updates are done; the model is written again")
         try:
-            self.accelerator.load_state(checkpoint)
+            load_state(self.accelerator, self.model, self.optimizer, checkpoint)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, KeyError, EOFError, FileNotFoundError, UnpicklingError, SafetensorError) as error:
+        except (RuntimeError, ValueError, KeyError, EOFError, FileNotFoundError, UnpicklingError, SafetensorError,
+                TypeError, AttributeError, IndexError) as error:
             raise InputError(f"--resume_from_checkpoint {checkpoint}: is damaged or of another model "
                              f"({' '.join(str(error).split())[:200]}): resume from another checkpoint") from error
         return done
 
-    def _opened(self) -> str | None:
-        """The output directory and, if asked for, the repository are there; the checkpoint to go on from."""
+    def _opened(self, kept: ExitStack) -> str | None:
+        """The output directory is kept for this run, the repository, if asked for, is there; the checkpoint to go on from."""
         given = self.options
-        try:
-            os.makedirs(given.output_dir, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output_dir {given.output_dir}: no folder can be made there ({error.strerror})") from error
+        kept.callback(run_directory.held(given.output_dir).release)
         if given.push_to_hub:
             self.repository = Repository(given.output_dir, given.hub_model_id, given.hub_token)
         return run_directory.checkpoint_to_resume(given.output_dir, given.resume_from_checkpoint, given.overwrite_output_dir)
 
-    def record(self, phase: str, step: int, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl, and what trackers get."""
+    def record(self, phase: str, step: int, values: dict[str, float]) -> dict[str, float]:
+        """A line of metrics.jsonl, and what trackers get. Returns it, of every process its own."""
         self._tracking.record(phase, step, values)
+        return {"step": step, **values}
 
     def advance(self, step: int) -> None:
         """The update is done with."""
@@ -143,7 +149,7 @@ class TrainingRun:
         """A checkpoint, complete or absent, that is also a model directory; with --push_to_hub the model goes there."""
         progress = {"step": place.step, "epoch": place.epoch, "update": place.update + 1, **counters}
         def write_state(folder: str) -> None:
-            self.accelerator.save_state(folder)
+            save_state(self.accelerator, self.model, self.optimizer, folder)
             if self.is_main:
                 self.describe(self.accelerator.unwrap_model(self.model), folder)
 
@@ -158,7 +164,8 @@ class TrainingRun:
 
     def serve(self) -> None:
         """The model as it is now, in the output directory: written beside, then renamed file by file, the weights last."""
-        model, weights = self.accelerator.unwrap_model(self.model), self.accelerator.get_state_dict(self.model)
+        model = self.accelerator.unwrap_model(self.model)
+        weights = gathered(model.state_dict(), self.is_main)
         self._owes_model = not self.serves_best
         if not self.is_main:
             return
@@ -169,7 +176,7 @@ class TrainingRun:
             model.save_pretrained(folder, state_dict=weights)
             self.describe(model, folder)
 
-        run_directory.write_or_say_full(write_model, part)
+        write_or_say_full(write_model, part)
         flush_tree(part)
         for name in sorted(os.listdir(part), key=lambda name: (name.startswith("model"), name)):
             os.replace(os.path.join(part, name), os.path.join(self.options.output_dir, name))
@@ -190,3 +197,4 @@ class TrainingRun:
             self.repository.finish("the end of the run")
             print(what_next)
         self.accelerator.wait_for_everyone()
+        self._kept.close()

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from wavtrain.speech.waveforms import SAMPLING_RATE
 PRETRAINING_CLASSES = {"wav2vec2": Wav2Vec2Pretraining, "wav2vec2-conformer": Wav2Vec2ConformerPretraining}
 SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "configs", "models")
 # what transformers raises for what it cannot find or read
-NOT_THERE = (OSError, ValueError, HfHubHTTPError, StrictDataclassError)
+NOT_THERE = (OSError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UnpicklingError,
+             HfHubHTTPError, StrictDataclassError)
 
 DECIDES_NUMBERS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
                    "conformer_conv_dropout", "layerdrop", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
@@ -69,7 +71,7 @@ def load_feature_extractor(
 def shipped_instead(name: str, flag: str, error: Exception) -> str:
     """A Hub id that cannot be had is looked for in configs/models."""
     shipped = os.path.join(SHIPPED, os.path.basename(name))
-    reason = " ".join(str(error).split())[:200]
+    reason = what_it_says(error)[:200]
     if os.path.isdir(name) or not os.path.isdir(shipped):
         where = "cannot be used" if os.path.isdir(name) else "is no folder and not to be had from the Hub"
         raise InputError(f"{flag} {name}: {where} ({reason}); configs/models/ has "
@@ -78,14 +80,22 @@ def shipped_instead(name: str, flag: str, error: Exception) -> str:
     return shipped
 
 
+def what_it_says(error: Exception) -> str:
+    """In one line; but not torch's advice on a pickle, to read it whatever code it runs."""
+    if isinstance(error, UnpicklingError):
+        return "its weights are a damaged pickle, or one that could run code and is not read: save them as safetensors"
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if isinstance(error, (LookupError, AttributeError, TypeError)) else text
+
+
 def build(config: PreTrainedConfig, objective: ObjectiveSettings, init_from: str | None = None,
           cache_dir: str | None = None) -> PreTrainedModel:
     """A pretraining model with random weights, or with those of a directory or Hub id, whatever head they had."""
     kind = PRETRAINING_CLASSES[config.model_type]
     try:
         model = kind(config) if init_from is None else _with_weights(kind, config, init_from, cache_dir)
-    except ValueError as error:  # sizes that do not go together
-        raise InputError(f"--model_name_or_path {config.name_or_path}: {' '.join(str(error).split())[:300]}") from error
+    except NOT_THERE as error:  # sizes that do not go together
+        raise InputError(f"--model_name_or_path {config.name_or_path}: {what_it_says(error)}") from error
     model.objective = objective
     return model.train()  # from_pretrained leaves it in evaluation mode
 
@@ -97,7 +107,7 @@ def _with_weights(
         model, loaded = kind.from_pretrained(init_from, config=config, cache_dir=cache_dir, output_loading_info=True,
                                              dtype=torch.float32)
     except (*NOT_THERE, RuntimeError, SafetensorError) as error:
-        raise InputError(f"--init_from {init_from}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"--init_from {init_from}: {what_it_says(error)}") from error
     missing = sorted(loaded["missing_keys"])
     of_the_encoder = [name for name in missing if name.startswith(kind.base_model_prefix) and "masked_spec_embed" not in name]
     if of_the_encoder or loaded["mismatched_keys"]:

@@ -17,11 +17,13 @@ WIDTH = 16  # of the adapters of published checkpoints
 ADAPTER_FILE = re.compile(r"adapter\..+\.(safetensors|bin)")
 
 
-def ask_for_adapters(config: PreTrainedConfig) -> None:
+def ask_for_adapters(config: PreTrainedConfig, language: str) -> None:
     """The config of a model with adapters, of one that may have none yet."""
     if config.model_type != "wav2vec2":
         raise InputError(f"--adapter_language: only wav2vec2 models have adapters for languages, {config.model_type} models "
                          "have not: leave the flag out")
+    if not re.fullmatch(r"[\w.-]+", language):  # it becomes part of the name of a file
+        raise InputError(f"--adapter_language {language}: a language is named by letters, digits and hyphens")
     config.adapter_attn_dim = config.adapter_attn_dim or WIDTH
 
 

@@ -9,6 +9,7 @@ text loses no word. With "token" any text may come out; the language model, if a
 import copy
 import logging
 import os
+import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import inf
@@ -25,7 +26,7 @@ except ImportError:
 
 from wavtrain import InputError
 from wavtrain.recognition.decoding import Clock, Hypothesis, along, as_array, assembled, collapsed
-from wavtrain.recognition.lexicons import NOT_WORDS, UNKNOWN, Spelling, spellings
+from wavtrain.recognition.lexicons import NOT_WORDS, UNKNOWN, Spelling, refuse_odd_counts, spellings
 from wavtrain.recognition.vocabularies import Vocabulary
 
 NEVER = -1e4  # the log-probability of what is not to be; -inf would make sums that are not numbers
@@ -176,8 +177,9 @@ def _language_model(path: str | None, units: list[str], kind: str) -> Any:
     for unit in dict.fromkeys([*units, UNKNOWN]):
         dictionary.add_entry(unit)
     try:
+        refuse_odd_counts(path)
         model = KenLM(path, dictionary)
-    except (RuntimeError, UnicodeDecodeError) as error:
+    except (RuntimeError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         reason = "".join(character if character.isprintable() else " " for character in str(error).splitlines()[-1])
         raise InputError(f"--lm_path {path}: is no language model that KenLM can load ({reason[:200].strip()})") from error
     begin = model.start(False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import ctc_loss
 from transformers import MODEL_FOR_CTC_MAPPING, PreTrainedConfig, PreTrainedModel
 
@@ -63,7 +64,7 @@ class _Recogniser:
         attention_mask = None if lengths is None else first_of(lengths, inputs.shape[1]).long()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             hidden = self.base_model(inputs, attention_mask=attention_mask).last_hidden_state
-        if self.encoder_is_frozen:
+        if self.encoder_is_frozen and not isinstance(self, FSDPModule):
             hidden = hidden + 0 * sum(parameter.sum() for parameter in self.encoder_parameters())  # DDP waits for them
         log_probs = self.lm_head(self.dropout(hidden)).float().log_softmax(-1)
         if labels is None:

@@ -2,7 +2,12 @@
 
 import gzip
 import logging
+import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import IO
 
 from wavtrain import InputError
 from wavtrain.recognition.vocabularies import Vocabulary
@@ -10,6 +15,10 @@ from wavtrain.recognition.vocabularies import Vocabulary
 UNKNOWN = "<unk>"
 NOT_WORDS = {"<s>", "</s>", UNKNOWN, "<UNK>"}
 KENLM_BINARY, GZIP = b"mmap lm http://kheafield.com/code", b"\x1f\x8b"
+GZIP_AT_BEST = 1032  # bytes that a zipped one can stand for
+LONGEST_LINE, MOST_HEADER_LINES = 1 << 16, 100
+BYTES_OF_A_GRAM = 4  # at least: `0<TAB>a` and the end of the line
+MOST_EXAMPLES = 5
 Spelling = tuple[int, ...]
 
 logger = logging.getLogger(__name__)
@@ -21,7 +30,7 @@ def spellings(vocabulary: Vocabulary, lexicon_path: str | None, lm_path: str | N
                            else ("--lm_path", lm_path, _arpa_words))
     try:
         return _spelled(vocabulary, entries(path), f"{flag} {path}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
         raise InputError(f"{flag} {path}: cannot be read ({error}); words are expected as UTF-8 text") from error
 
 
@@ -31,31 +40,32 @@ def _spelled(vocabulary: Vocabulary, entries: Iterable[tuple[str, list[str]]], s
                          "--lm_unit token")
     ids = {token: place for place, token in enumerate(vocabulary.tokens)}
     found: dict[str, list[Spelling]] = {}
-    strange: list[str] = []
+    strange, num_strange = [], 0
     for word, tokens in entries:
         spelling = [ids.get(token, vocabulary.unknown) for token in tokens] or vocabulary.encode(word).tolist()
         if spelling and spelling[-1] == vocabulary.delimiter:
             spelling.pop()
         if not spelling or (vocabulary.specials | {vocabulary.delimiter}) & set(spelling):
-            strange.append(word)
+            num_strange += 1
+            strange += [word] * (num_strange <= MOST_EXAMPLES)
             continue
         known = found.setdefault(word, [])
         if (spelling := (*spelling, vocabulary.delimiter)) not in known:
             known.append(spelling)
-    examples = ", ".join(strange[:5])
+    examples = ", ".join(strange)
     if not found:
         tokens = " ".join(vocabulary.tokens[-5:])
         seen = f" ({examples} ...): are they in the case of the model's tokens, ... {tokens}?" if strange else ""
         raise InputError(f"{source}: has no word that the vocabulary can spell{seen}")
     if strange:
-        logger.warning("%s: %d words cannot be spelled and are left out (%s ...); %d remain", source, len(strange), examples,
+        logger.warning("%s: %d words cannot be spelled and are left out (%s ...); %d remain", source, num_strange, examples,
                        len(found))
     return found
 
 
 def _lexicon_entries(path: str) -> Iterator[tuple[str, list[str]]]:
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
+    with open(path, encoding="utf-8") as file:
+        for line in _lines(file):
             word, *tokens = line.split() or [UNKNOWN]
             if word not in NOT_WORDS:
                 yield word, tokens
@@ -67,8 +77,9 @@ def _arpa_words(path: str) -> Iterator[tuple[str, list[str]]]:
     if begin == KENLM_BINARY:
         raise InputError(f"--lm_path {path}: a KenLM binary does not list its words: give them with --lexicon_path, a word a "
                          "line")
-    with (gzip.open if begin.startswith(GZIP) else open)(path, "rt", encoding="utf-8") as lines:
-        if not any(line.strip() == "\\1-grams:" for line in lines):
+    with (gzip.open if begin.startswith(GZIP) else open)(path, "rt", encoding="utf-8") as file:
+        lines = _lines(file)
+        if not any(line.strip() == "\\1-grams:" for line in islice(lines, MOST_HEADER_LINES)):
             raise InputError(f"--lm_path {path}: is no language model: it has no \\1-grams: of an ARPA file")
         for line in lines:
             _, *word = line.split()[:2] or [None]
@@ -76,3 +87,31 @@ def _arpa_words(path: str) -> Iterator[tuple[str, list[str]]]:
                 break
             if word and word[0] not in NOT_WORDS:
                 yield word[0], []
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """No line is longer than memory, whatever a zipped file unfolds to."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise UnicodeError(f"a line of more than {LONGEST_LINE} characters")
+        yield line
+
+
+def refuse_odd_counts(path: str) -> None:
+    """Counts in the head of an ARPA file that KenLM would die of: below 0, or of more n-grams than the file can hold."""
+    with open(path, "rb") as file:
+        begin = file.read(len(KENLM_BINARY))
+    if begin == KENLM_BINARY:
+        return
+    is_zipped = begin.startswith(GZIP)
+    most = os.path.getsize(path) * (GZIP_AT_BEST if is_zipped else 1) // BYTES_OF_A_GRAM
+    with (gzip.open if is_zipped else open)(path, "rb") as file:
+        for _ in range(MOST_HEADER_LINES):
+            line = file.readline(LONGEST_LINE)
+            if line.startswith(b"\\1-grams:"):
+                return
+            count = re.match(rb"ngram\s+\d+\s*=\s*(.*?)\s*$", line)
+            if count and not (re.fullmatch(rb"\d{1,15}", count[1]) and int(count[1]) <= most):
+                raise InputError(f"--lm_path {path}: promises {count[1][:20].decode(errors='replace')!r} n-grams, and has no "
+                                 "room for so many: is it whole?")
+    raise InputError(f"--lm_path {path}: is no language model: it has no \\1-grams: of an ARPA file in its head")

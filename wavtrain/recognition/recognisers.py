@@ -66,7 +66,7 @@ def build(
     With `language` only its adapters and the head are trained. `model.head_is_new` says what became of the head.
     """
     if language:
-        adapters.ask_for_adapters(config)
+        adapters.ask_for_adapters(config, language)
     kind = recogniser_class(config)
     keeps_head = init_from is not None and _says_the_same(init_from, vocabulary, language, cache_dir)
     try:
@@ -81,7 +81,7 @@ def build(
         elif model.head_is_new:
             adapters.begin_at_random(model.lm_head, config.initializer_range)
     except UNREADABLE as error:
-        raise InputError(f"{FLAG} {init_from or config.name_or_path}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{FLAG} {init_from or config.name_or_path}: {encoders.what_it_says(error)}") from error
     if init_from and model.head_is_new:
         logger.warning("%s %s: the head begins at random, as it has none for this vocabulary", FLAG, init_from)
     leave_out_unused(model)
@@ -118,7 +118,7 @@ def load_recogniser(
     """Any CTC checkpoint, ready to listen: a directory or Hub id, of one of its languages where it has several."""
     extractor = load_feature_extractor(name, FLAG, cache_dir)
     try:
-        config = AutoConfig.from_pretrained(name, cache_dir=cache_dir)
+        config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
         is_of_phones = "Phoneme" in (get_tokenizer_config(name, cache_dir=cache_dir).get("tokenizer_class") or "")
         vocabulary = read_vocabulary(name, FLAG, "phones" if is_of_phones else "letters", language, cache_dir)
         if config.model_type not in FAMILIES:
@@ -129,7 +129,7 @@ def load_recogniser(
         model, loaded = recogniser_class(config).from_pretrained(name, cache_dir=cache_dir, output_loading_info=True,
                                                                  dtype=torch.float32, **options)
     except UNREADABLE as error:
-        raise InputError(f"{FLAG} {name}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{FLAG} {name}: {encoders.what_it_says(error)}") from error
     if missing := [key for key in loaded["missing_keys"] if "masked_spec_embed" not in key]:
         raise InputError(f"{FLAG} {name}: is no recogniser: it has no {', '.join(sorted(missing)[:3])}")
     size = model.lm_head.out_features

@@ -21,9 +21,9 @@ class Rescorer:
 
     def __init__(self, name: str, device: torch.device | str, cache_dir: str | None = None) -> None:
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir)
-            model, loaded = AutoModelForCausalLM.from_pretrained(name, cache_dir=cache_dir, dtype=torch.float32,
-                                                                 output_loading_info=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
+            model, loaded = AutoModelForCausalLM.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False,
+                                                                 dtype=torch.float32, output_loading_info=True)
         except (*NOT_THERE, RuntimeError, SafetensorError) as error:
             raise InputError(f"--rescoring_lm {name}: is no causal language model of transformers that can be loaded with its "
                              f"tokenizer ({' '.join(str(error).split())[:200]})") from error

@@ -94,7 +94,7 @@ def read_vocabulary(
     """From fairseq's dictionary, vocab.json (also one of several languages), or a model directory or Hub id."""
     try:
         return _vocabulary(read_entries(path, unit, language, cache_dir), unit)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError) as error:  # of transformers, of JSON
         raise InputError(f"{flag} {path}: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -50,7 +50,10 @@ def numbered(tokens: Sequence[str]) -> dict[str, int]:
 def load_json(path: str) -> dict[str, Any]:
     """An object that is not empty and names nothing twice."""
     with open(path, encoding="utf-8") as file:
-        values = json.load(file, object_pairs_hook=_without_doubles)
+        try:
+            values = json.load(file, object_pairs_hook=_without_doubles)
+        except RecursionError as error:
+            raise ValueError("is nested too deeply") from error
     if not isinstance(values, dict) or not values:
         raise ValueError("is not a JSON object, or an empty one")
     return values
@@ -101,7 +104,7 @@ def _of_checkpoint(name: str, unit: str, language: str | None, cache_dir: str | 
     if not config:
         return Entries(ids)
     tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir, do_phonemize=False,  # which needs another package
-                                              target_lang=None if ids is values else language)
+                                              trust_remote_code=False, target_lang=None if ids is values else language)
     if not isinstance(tokenizer, (Wav2Vec2CTCTokenizer, Wav2Vec2PhonemeCTCTokenizer)):
         raise ValueError(f"its {type(tokenizer).__name__} is not of a CTC model")
     if unit == "letters" and isinstance(tokenizer, Wav2Vec2PhonemeCTCTokenizer):

@@ -2,8 +2,11 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+
+from wavtrain import InputError
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ def is_inside(path: str, folder: str) -> bool:
     """Whether a path leads into a folder, wherever links on the way lead."""
     real = os.path.realpath(path) if os.path.islink(path) else real_place(path)
     return (real + os.sep).startswith(real_folder(folder).rstrip(os.sep) + os.sep)
+
+
+def refuse_outside(paths: Iterable[str], folder: str, audio_root: str | None) -> None:
+    """Tables that are links, and files that a description in the corpus names: they stay in it too, and are on this disk."""
+    for path in paths:
+        if not is_inside(path, folder) and not (audio_root and is_inside(path, audio_root)):
+            raise InputError(f"{path}: {AudioRoot(folder).refusal}")
 
 
 def real_place(path: str) -> str:

@@ -14,15 +14,17 @@ import huggingface_hub
 import huggingface_hub.errors
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 from datasets.exceptions import DatasetGenerationError
 
 from wavtrain import InputError
-from wavtrain.speech.audio_paths import AudioRoot
+from wavtrain.speech.audio_paths import AudioRoot, refuse_outside
 from wavtrain.speech.rows import Columns, Rejection, Row, Source, corpus_name, row_of_file
 
 BATCH_ROWS = 100
 # What goes wrong on the way to a dataset; the last is the HTTP client's own, whichever the installed version uses.
-OF_THE_HUB = (DatasetGenerationError, OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError.__bases__[0])
+OF_THE_HUB = (DatasetGenerationError, OSError, ValueError, RuntimeError, AttributeError, LookupError, TypeError, yaml.YAMLError,
+              huggingface_hub.errors.HfHubHTTPError.__bases__[0])
 DATASET_ENDINGS = (".parquet", ".arrow")
 
 
@@ -103,7 +105,7 @@ def sources_of_dataset(
     corpus = corpus or corpus_name(name)
     beyond = [part for part in (config, split) if part not in (None, "default", "train")]
     place, label = "/".join([name, *beyond]), "/".join([corpus, *beyond])
-    data, signature = _loaded(name, config, split, streaming, cache_dir)
+    data, signature = _loaded(name, config, split, streaming, cache_dir, audio_root)
     columns = _settled(data, columns, place)
     if isinstance(data.features.get(columns.audio) if data.features else None, datasets.Audio):
         data = data.cast_column(columns.audio, datasets.Audio(decode=False))
@@ -155,16 +157,21 @@ def _settled(data: Any, columns: Columns, place: str) -> Columns:
     return columns.among(names, place)
 
 
-def _loaded(name: str, config: str | None, split: str | None, streaming: bool, cache_dir: str | None) -> tuple[Any, str]:
+def _loaded(
+    name: str, config: str | None, split: str | None, streaming: bool, cache_dir: str | None, audio_root: str | None
+) -> tuple[Any, str]:
     """The dataset or stream, and what changes with its content; what `datasets` has to say against it becomes one line."""
     if os.path.isfile(os.path.join(name, "state.json")) or os.path.isfile(os.path.join(name, "dataset_dict.json")):
         data = _from_disk(name, split)
+        refuse_outside((each["filename"] for each in data.cache_files), name, audio_root)
         return data, data._fingerprint
     builder = _builder(name, config, cache_dir)
     try:
         if os.path.isdir(name) and builder.name not in ("parquet", "arrow"):
             raise InputError(f"--dataset_name {name}: holds parquet or arrow files beside others ({builder.name}): give the "
                              "folder of those that count")
+        if os.path.isdir(name):
+            refuse_outside((path for paths in builder.config.data_files.values() for path in paths), name, audio_root)
         if streaming and builder.name not in ("parquet", "arrow"):
             raise InputError(f"--streaming: {name} consists of {builder.name} files; only parquet and arrow are streamed")
         if streaming:
@@ -181,7 +188,7 @@ def _loaded(name: str, config: str | None, split: str | None, streaming: bool, c
 def _from_disk(folder: str, split: str | None) -> Any:
     try:
         data = datasets.load_from_disk(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OF_THE_HUB as error:
         raise InputError(f"--dataset_name {folder}: is damaged ({_in_one_line(error)})") from error
     if isinstance(data, datasets.Dataset):
         if split not in (None, "train"):

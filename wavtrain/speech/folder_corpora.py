@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from wavtrain import InputError
-from wavtrain.speech.audio_paths import AudioRoot, real_folder, real_place
+from wavtrain.speech.audio_paths import AudioRoot, real_folder, real_place, refuse_outside
 from wavtrain.speech.rows import Columns, Rejection, Row, printable, row_of_file
 from wavtrain.speech.table_corpora import rows_of_table
 from wavtrain.speech.tables import read_lines
@@ -61,6 +61,7 @@ def _rows_of_audiofolder(
     folder: str, table: str, names_from: str | None, columns: Columns, allowed: AudioRoot, audio_root: str | None
 ) -> Iterator[Row | Rejection]:
     """The table's rows that lie in `folder` or in no file at all, then the audio there that it does not name."""
+    refuse_outside([table], os.path.dirname(table) or ".", allowed.folder)
     named = set()
     inside = os.path.join(real_folder(folder), "")
     has_all = os.path.samefile(os.path.dirname(table) or ".", folder)
@@ -118,14 +119,14 @@ def _rows_below(
         parent = os.path.dirname(path)
         if parent != texts_of:
             yield from _untold(texts)
-            texts, texts_of = _transcripts_in(parent), parent
+            texts, texts_of = _transcripts_in(parent, allowed), parent
             heard.add(parent)
         yield _row_of_audio(path, corpus_folder, texts)
     yield from _untold(texts)
     for parent, folders, _ in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if parent not in heard and not os.path.join(parent, "").startswith(owned):
-            yield from _untold(_transcripts_in(parent))
+            yield from _untold(_transcripts_in(parent, allowed))
 
 
 def _row_of_audio(path: str, corpus_folder: str, texts: dict[str, tuple[str, str]]) -> Row | Rejection:
@@ -136,12 +137,13 @@ def _row_of_audio(path: str, corpus_folder: str, texts: dict[str, tuple[str, str
     return row_of_file(path, corpus_folder, utterance_id=stem, text=text, speaker=stem.split("-")[0], where=where)
 
 
-def _transcripts_in(folder: str) -> dict[str, tuple[str, str]]:
+def _transcripts_in(folder: str, allowed: AudioRoot) -> dict[str, tuple[str, str]]:
     """LibriSpeech: `ID WORDS ...` in *.trans.txt beside the audio."""
     texts = {}
     for name in sorted(os.listdir(folder)):
         if name.endswith(".trans.txt"):
             path = os.path.join(folder, name)
+            refuse_outside([path], folder, allowed.folder)
             for number, line in read_lines(path):
                 utterance_id, _, text = line.strip().partition(" ")
                 if texts.get(utterance_id, (text,))[0] != text:

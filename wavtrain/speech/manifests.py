@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from wavtrain import InputError
+from wavtrain.speech.audio_paths import refuse_outside
 from wavtrain.speech.dataset_corpora import DATASET_ENDINGS, downloaded_folder, sources_of_dataset
 from wavtrain.speech.folder_corpora import METADATA, is_audio, rows_of_audio, rows_of_folder
 from wavtrain.speech.rows import Columns, Source, corpus_name
@@ -107,7 +108,9 @@ def _sources_of(
         return
     if options.streaming:
         raise InputError(f"--streaming: {name} is on this disk already and is not parquet: leave the flag out")
-    for place in _places_of_split(name, split):
+    places = _places_of_split(name, split)
+    refuse_outside(places, corpus_folder, options.audio_root)
+    for place in places:
         marked = os.path.isdir(place) and any(os.path.isfile(os.path.join(place, mark)) for mark in DATASET_MARKS)
         if marked:
             yield from as_dataset(place, None, None, corpus=corpus_name(corpus_folder))

@@ -10,7 +10,7 @@ import psutil
 import xxhash
 
 from wavtrain import InputError
-from wavtrain.durable_files import lock
+from wavtrain.durable_files import holder, lock
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions, open_corpora
 from wavtrain.speech.preparation_plan import Plan, changes, plan_preparation
@@ -84,9 +84,9 @@ def prepared_speech(
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: no folder can be made there ({error.strerror})") from error
-    told = False
+    path, told = os.path.join(folder, ".lock" if share is None else f".lock-{share[0]}-of-{share[1]}"), False
     while True:
-        held = lock(os.path.join(folder, ".lock" if share is None else f".lock-{share[0]}-of-{share[1]}"))
+        held = lock(path)
         if held:
             try:
                 _refuse_beside_others(plan, folder, share)
@@ -94,9 +94,10 @@ def prepared_speech(
             finally:
                 held.release()
         if not waits:
-            raise InputError(f"{folder}: another process is preparing it; wait for it, or give another --output_dir")
+            raise InputError(f"--output_dir {folder}: another run is preparing it ({holder(path)}): wait for its end, or give "
+                             "another --output_dir")
         if not told:
-            logger.info("%s: another run is preparing this corpus; waiting for it", folder)
+            logger.info("%s: another run (%s) is preparing this corpus; waiting for it", folder, holder(path))
             told, overwrite = True, False  # what it writes is new
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -128,7 +129,8 @@ def _refuse_beside_others(plan: Plan, folder: str, share: tuple[int, int] | None
             job = name.removeprefix(".lock-").replace("-", " ")
             whose = "a call without --shard_index" if name == ".lock" else f"job {job}"
             why = "" if is_same_work else f" on other data or arguments ({changes(begun, plan.identity)})"
-            raise InputError(f"{folder}: {whose} is still at work in it{why}; run this again when that has ended")
+            who = holder(os.path.join(folder, name))
+            raise InputError(f"{folder}: {whose} ({who}) is still at work in it{why}; run this again when that has ended")
         if held:
             held.release()
 

@@ -13,7 +13,7 @@ from wavtrain import InputError
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.rows import Row, Source
 
-LAYOUT = 1  # of what is written; a change makes older directories be prepared again
+LAYOUT = 2  # of what is written; a change makes older directories be prepared again
 SHARDS_WANTED = 256
 FEWEST_ROWS, MOST_ROWS, ROWS_WHERE_UNKNOWN = 64, 4096, 1024  # of a shard
 FEWEST_BYTES, MOST_BYTES, BYTES_WHERE_UNKNOWN = 4 << 20, 512 << 20, 64 << 20  # of a shard, as encoded in the corpus

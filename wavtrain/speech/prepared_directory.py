@@ -17,6 +17,7 @@ import numpy as np
 
 from wavtrain import InputError, __version__
 from wavtrain.durable_files import flush_folder, read_json, write_json, write_lines
+from wavtrain.speech.shard_checksums import CHECKSUMS, checksum, refuse_damaged
 from wavtrain.speech.waveforms import SAMPLING_RATE
 
 SPLITS = ("train", "validation")
@@ -40,8 +41,10 @@ class PreparedSpeech:
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The clips of a split, mapped into memory; None where it has none."""
-        path = os.path.join(self.folder, split)
-        return datasets.load_from_disk(path) if split in self.report["splits"] else None
+        if split not in self.report["splits"]:
+            return None
+        refuse_damaged(os.path.join(self.folder, split))
+        return datasets.load_from_disk(os.path.join(self.folder, split))
 
 
 def open_prepared(folder: str) -> PreparedSpeech | None:
@@ -80,8 +83,9 @@ def join_shards(folder: str, shards: list[str], identity: dict[str, Any]) -> Pre
     if "train" not in totals:
         raise InputError(_nothing_usable(folder, totals, rejected))
     for split in totals:
-        _describe(unfinished_path(folder, split), [shard for shard, record in zip(shards, records, strict=True)
-                                                   if split in record["splits"]], identity["fingerprint"])
+        of_files = {f"data-{shard}.arrow": record["splits"][split]["checksum"]
+                    for shard, record in zip(shards, records, strict=True) if split in record["splits"]}
+        _describe(unfinished_path(folder, split), of_files, identity["fingerprint"])
     report = {**identity, "versions": {"wavtrain": __version__, "datasets": datasets.__version__}, "splits": totals,
               "rejected": _count(rejected), "remarks": _remarks(folder, records, totals)}
     write_json(unfinished_path(folder, "preparation.json"), report, indent=1)
@@ -156,13 +160,15 @@ def _nothing_usable(folder: str, totals: dict[str, Any], rejected: list[dict[str
     return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {all_of_them}"
 
 
-def _describe(folder: str, shards: list[str], fingerprint: str) -> None:
-    """What load_from_disk wants to find beside the Arrow files."""
+def _describe(folder: str, checksums: dict[str, Any], fingerprint: str) -> None:
+    """What load_from_disk wants to find beside the Arrow files, and checksums of all."""
     datasets.DatasetInfo(features=features()).write_to_directory(folder)
-    state = {"_data_files": [{"filename": f"data-{shard}.arrow"} for shard in shards], "_fingerprint": fingerprint[:16],
+    state = {"_data_files": [{"filename": name} for name in checksums], "_fingerprint": fingerprint[:16],
              "_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False,
              "_split": os.path.basename(folder)}
     write_json(os.path.join(folder, "state.json"), state)
+    described = {name: checksum(os.path.join(folder, name)) for name in ("dataset_info.json", "state.json")}
+    write_json(os.path.join(folder, CHECKSUMS), {**checksums, **described}, indent=1)
 
 
 def _remarks(folder: str, records: list[dict[str, Any]], totals: dict[str, Any]) -> dict[str, Any]:
@@ -187,12 +193,8 @@ def _duplicates(folder: str, records: list[dict[str, Any]], splits: list[str]) -
     if not len(repeated):
         return None
     num_train = sum(map(len, parts["train"]))
-    ids = {split: datasets.load_from_disk(unfinished_path(folder, split)).select_columns("utterance_id") for split in splits}
-
-    def name(place: int) -> str:
-        split, index = ("train", place) if place < num_train else ("validation", place - num_train)
-        return ids[split][int(index)]["utterance_id"]
-
+    ids = datasets.concatenate_datasets([datasets.load_from_disk(unfinished_path(folder, split)) for split in splits])
     across = (repeated >= num_train) & (first[inverse[repeated]] < num_train)
     return {"clips": len(repeated), "across_splits": int(across.sum()),
-            "examples": [[name(first[inverse[place]]), name(place)] for place in repeated[:MAX_EXAMPLES]]}
+            "examples": [[ids["utterance_id"][int(each)] for each in (first[inverse[place]], place)]
+                         for place in repeated[:MAX_EXAMPLES]]}

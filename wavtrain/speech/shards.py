@@ -13,6 +13,7 @@ from wavtrain.durable_files import write_json, written_beside
 from wavtrain.speech.clips import Clip, ClipLimits, clips_of
 from wavtrain.speech.prepared_directory import MAX_EXAMPLES, features, record_path, unfinished_path
 from wavtrain.speech.rows import Rejection, Row
+from wavtrain.speech.shard_checksums import checksum
 
 BATCH_ROWS, BATCH_BYTES = 100, 16 << 20  # one record batch of the Arrow files
 
@@ -74,7 +75,7 @@ class _Writer:
     """One Arrow file of one split, in the streamed form that `datasets` maps into memory."""
 
     def __init__(self, path: str):
-        self.schema = features().arrow_schema
+        self.path, self.schema = path, features().arrow_schema
         self.writer = pa.ipc.new_stream(path, self.schema)
         self.batch: list[dict[str, Any]] = []
         self.batch_bytes = 0
@@ -101,7 +102,7 @@ class _Writer:
         if self.batch:
             self._flush()
         self.writer.close()
-        return self.totals
+        return {**self.totals, "checksum": checksum(self.path)}
 
 
 class _Remarks:

@@ -6,7 +6,7 @@ from itertools import chain, islice
 from typing import Any
 
 from wavtrain import InputError
-from wavtrain.speech.audio_paths import AudioRoot
+from wavtrain.speech.audio_paths import AudioRoot, is_inside
 from wavtrain.speech.rows import Columns, Rejection, Row, printable, row_of_file
 from wavtrain.speech.tables import Record, read_lines, read_table
 
@@ -71,6 +71,9 @@ def _rows_of_fairseq(path: str, audio_root: str | None) -> Iterator[Row | Reject
         if sign:
             raise InputError(f"{path} line 1: names no columns with tabs between; it seems to be separated by {sign!r}")
         raise InputError(f"{path} line 1: the folder {root.folder} is not there; --audio_root says where it is now")
+    if not audio_root and not is_inside(root.folder, os.path.dirname(path) or "."):
+        raise InputError(f"{path} line 1: the folder {root.folder} is not in that of the table: --audio_root {root.folder} "
+                         "allows it")
     texts = _texts_beside(path)
     for number, line in lines:
         where = f"{path} line {number}"

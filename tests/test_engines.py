@@ -1,0 +1,256 @@
+"""FSDP2 makes the runs of one process, with gloo on a CPU; what cannot be is refused; shipped configs say what is meant."""
+
+import copy
+import importlib
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import socket
+
+import pytest
+import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+from conftest import ROOT, write_model
+from matplotlib.figure import Figure
+from test_run_ctc_finetuning import prepare
+from torch.distributed.fsdp import FSDPModule
+from training_runs import (
+    SERVER,
+    SMALL,
+    assert_close_run,
+    assert_same_run,
+    checkpoint,
+    codes,
+    column,
+    refusal,
+    start,
+    steps_saved,
+    words_of,
+)
+from transformers import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+
+import run_ctc_finetuning as finetuning
+import run_wav2vec2_pretraining_no_trainer as pretraining
+from wavtrain import InputError
+from wavtrain.accumulation import FiniteUpdates, clipped
+from wavtrain.engine import accelerator_for, gathered, save_state, spread
+from wavtrain.models import encoders
+from wavtrain.models.contrastive import ObjectiveSettings
+from wavtrain.optimizers import OptimizerOptions, adamw
+
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+OF_A_RUN = {**SMALL, "max_train_steps": 3, "saving_steps": 1, "eval_steps": 3, "seed": 3, "max_grad_norm": 2.0}
+OF_CTC = {"mask_time_prob": 0.3, "mask_time_length": 4, "freeze_finetune_updates": 1}
+CONFIGS = sorted((ROOT / "configs" / "accelerate").iterdir())
+OPTIONS = OptimizerOptions(0.1, 0.01, True, 0.9, 0.98, 1e-6)
+NOT_ASKED = ("OFFLOAD_PARAMS", "ACTIVATION_CHECKPOINTING", "CPU_RAM_EFFICIENT_LOADING")
+LAST = ("checkpoints/step_00000003",)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_processes(monkeypatch):
+    """One thread, and no picture."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: open(path, "wb").close())
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Speech with text, and a model with dropout and layerdrop."""
+    folder = tmp_path_factory.mktemp("engines")
+    prepare(folder, [f"ab b{'a' * (n % 3)}" for n in range(10)], ["ab", "ba a", "b"])
+    write_model(folder / "tiny", layerdrop=0.3, hidden_dropout=0.1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(folder):
+    """(script, output_dir, **flags) -> the words of a command line; an epoch is 5 micro-batches, so updates are incomplete."""
+    def words(script, output_dir, **flags):
+        own = {"config_name": folder / "tiny", **OF_CTC} if script is finetuning else {"model_name_or_path": folder / "tiny"}
+        return words_of({"dataset_name": folder / "prepared", **OF_A_RUN, **own, "output_dir": output_dir, **flags})
+
+    return words
+
+
+def ended_well(script, argv, num_processes):
+    environment = SHARDED if num_processes > 1 else {}
+    assert codes(start(script, argv, num_processes, **environment)) == [0] * num_processes
+
+
+def goes_on(script, begun, output_dir, num_processes, command, **flags):
+    """After the first checkpoint, with the other engine or the same."""
+    shutil.copytree(begun, output_dir)
+    for step in steps_saved(output_dir)[1:]:
+        shutil.rmtree(checkpoint(output_dir, step))
+    argv = command(script, output_dir, gradient_accumulation_steps=4 // num_processes, resume_from_checkpoint="latest", **flags)
+    ended_well(script, argv, num_processes)
+
+
+def test_sharded_pretraining_is_that_of_one_process(command, tmp_path):
+    """Gradient scale, accumulation, clipping, layerdrop, validation; to the bit if the same engine goes on."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    pretraining.main(command(pretraining, one, gradient_accumulation_steps=4))
+    ended_well(pretraining, command(pretraining, two, gradient_accumulation_steps=2), 2)
+    assert_close_run(two, one, (".", *LAST))
+    assert max(column(one, "gradient_norm")) > OF_A_RUN["max_grad_norm"], "nothing was clipped"
+    assert Wav2Vec2ForPreTraining.from_pretrained(two, output_loading_info=True)[1]["missing_keys"] == set()
+    whole = {path.name for path in checkpoint(two, 3).iterdir()}
+    assert {path.name for path in checkpoint(one, 3).iterdir()} - whole == {"random_states_0.pkl"}
+    goes_on(pretraining, two, tmp_path / "again", 2, command)
+    assert_same_run(tmp_path / "again", two, (".", *LAST))
+    goes_on(pretraining, one, tmp_path / "other", 2, command)
+    assert_close_run(tmp_path / "other", one, (".", *LAST))
+
+
+def test_sharded_fine_tuning_is_that_of_one_process(command, tmp_path):
+    """In bf16, with an encoder that is frozen at first; one process goes on."""
+    one, two, flags = tmp_path / "one", tmp_path / "two", {"mixed_precision": "bf16"}
+    ended_well(finetuning, command(finetuning, one, gradient_accumulation_steps=4, **flags), 1)
+    ended_well(finetuning, command(finetuning, two, gradient_accumulation_steps=2, **flags), 2)
+    assert_close_run(two, one, (".", *LAST))
+    assert Wav2Vec2ForCTC.from_pretrained(two, output_loading_info=True)[1]["missing_keys"] == set()
+    goes_on(finetuning, two, tmp_path / "other", 1, command, **flags)
+    assert_close_run(tmp_path / "other", one, (".", *LAST))
+
+
+def in_a_process(rank, port, task, folder):
+    """A task of one of two processes; what it returns is written down."""
+    os.environ.update(SHARDED, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    (folder / f"{rank}.json").write_text(json.dumps(task(rank, folder)))
+
+
+def in_two_processes(task, folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [SERVER.Process(target=in_a_process, args=(rank, port, task, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    assert codes(processes) == [0, 0]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def tiny(folder, kind="wav2vec2"):
+    torch.manual_seed(0)
+    config = encoders.load_config(str(write_model(folder / kind, kind)), "--model_name_or_path", {})
+    return encoders.build(config, ObjectiveSettings())
+
+
+def updates(model, optimizer, accelerator, rank):
+    """A good update, one to which one process gives NaN, a good one."""
+    finite = FiniteUpdates(optimizer, 0, 9, accelerator.device)
+    norms = []
+    for value in (0.5, math.nan, -0.25):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, value if rank == 1 or value == value else 0.125)
+        norm = clipped(accelerator, model, 1.0)
+        finite.step(norm, 0.01)
+        norms.append(float(norm))
+    return norms, finite.skipped()
+
+
+def updates_of_shards(rank, folder):
+    """Beside them the same updates of a whole model."""
+    accelerator, whole = accelerator_for(None), tiny(folder / str(rank))
+    model, optimizer = spread(accelerator, copy.deepcopy(whole), OPTIONS)
+    norms, skipped = updates(model, optimizer, accelerator, rank)
+    save_state(accelerator, model, optimizer, str(folder))
+    weights = gathered(model.state_dict(), keeps=True)
+    plain = accelerator.prepare_optimizer(adamw(whole, OPTIONS))
+    expected = updates(whole, plain, accelerator, 1)
+    torch.testing.assert_close(weights, dict(whole.state_dict()), rtol=1e-5, atol=1e-6)
+    if rank == 0:
+        moments = torch.load(folder / "optimizer.bin", weights_only=True)["state"]
+        torch.testing.assert_close(moments, optimizer_state(plain), rtol=1e-5, atol=1e-6)
+    return [norms, skipped, *expected]
+
+
+def optimizer_state(optimizer):
+    return optimizer.state_dict()["state"]
+
+
+def test_an_update_that_is_not_finite_in_one_part_is_skipped_in_all(tmp_path):
+    for norms, skipped, norms_of_one, skipped_by_one in in_two_processes(updates_of_shards, tmp_path):
+        assert skipped == skipped_by_one == 1
+        assert norms == pytest.approx(norms_of_one, rel=1e-5, nan_ok=True)
+        assert [math.isfinite(each) for each in norms] == [True, False, True]
+
+
+def refusals(rank, folder):
+    """What the processes are told, case by case."""
+    told = []
+    for variables, flags in REFUSED:
+        before = dict(os.environ)
+        os.environ.update(variables)
+        with pytest.raises(InputError) as caught:
+            accelerator_for(None, **flags)
+        told.append(str(caught.value))
+        os.environ.clear()
+        os.environ.update(before)
+    with pytest.raises(InputError) as caught:
+        spread(accelerator_for(None), tiny(folder / str(rank), "wav2vec2-conformer"), OPTIONS)
+    return [*told, str(caught.value)]
+
+
+REFUSED = [({"FSDP_VERSION": "1"}, {}), ({"FSDP_OFFLOAD_PARAMS": "true"}, {}), ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}),
+           ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}), ({}, {"torch_compile": True}), ({}, {"adapter_language": "deu"})]
+TOLD = ["fsdp_version: .* give 2", "fsdp_offload_params: .* give false",
+        "fsdp_activation_checkpointing: .*--gradient_checkpointing", "fsdp_cpu_ram_efficient_loading: .* give false",
+        "--torch_compile: .* launch with DDP",
+        "--adapter_language: .* launch with DDP", "--model_name_or_path .*: has batch norms.* launch with DDP"]
+
+
+def test_what_cannot_be_sharded_is_refused_at_the_start(tmp_path):
+    for told in in_two_processes(refusals, tmp_path):
+        for message, pattern in zip(told, TOLD, strict=True):
+            assert re.fullmatch(pattern, message)
+
+
+@pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+                                                ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")])
+def test_engines_with_updates_of_their_own_are_refused(variable, name, command, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, "true")
+    assert refusal(pretraining, command(pretraining, tmp_path)).startswith(f"{name} is not supported")
+
+
+def test_one_process_has_nothing_to_shard(command, tmp_path, monkeypatch):
+    for name, value in SHARDED.items():
+        monkeypatch.setenv(name, value)
+    assert not isinstance(spread(accelerator_for(None), tiny(tmp_path), OPTIONS)[0], FSDPModule)
+
+
+def as_launched(path):
+    """The configuration, and the variables that accelerate's launcher makes of the command in its first line."""
+    command = re.match(r"# accelerate launch (.*)\n", path.read_text())[1]
+    words = shlex.split(command.replace("$RANK_OF_THIS_NODE", "1").replace("$FIRST_NODE", "10.0.0.1"))
+    assert words[:2] == ["--config_file", str(path.relative_to(ROOT))]
+    given = _validate_launch_command(launch_command_parser().parse_args(words))[0]
+    return given, prepare_multi_gpu_env(given)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_what_their_names_say(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given, environment = as_launched(path)
+    has_many = path.stem.endswith("many_nodes")
+    assert given.num_machines == (2 if has_many else 1)
+    assert given.num_processes == 8 * given.num_machines
+    assert (given.machine_rank, given.main_process_ip) == ((1, "10.0.0.1") if has_many else (0, None))
+    assert given.multi_gpu == path.stem.startswith("ddp")
+    assert (environment.items() >= SHARDED.items()) == path.stem.startswith("fsdp2") == given.use_fsdp
+    if given.use_fsdp:
+        assert {environment[f"FSDP_{name}"] for name in NOT_ASKED} == {"false"}
+        assert environment["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+    script, *argv = given.training_script, *given.training_script_args
+    args = importlib.import_module(script.removesuffix(".py")).parse_arguments(argv)
+    assert args.max_train_steps

@@ -1,0 +1,189 @@
+"""The fault bench in short; and every fault that it found, with locks and checksums, each by itself."""
+
+import errno
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from accelerate import Accelerator
+from conftest import ROOT, write_folder
+
+import run_preprocessing
+from wavtrain import InputError
+from wavtrain.checkpoint_files import damage, newest_whole
+from wavtrain.durable_files import holder, lock
+from wavtrain.run_directory import LOCK, held, save_checkpoint
+from wavtrain.speech.prepared_directory import open_prepared
+from wavtrain.tracking import Tracking
+
+
+def test_the_bench_in_short(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "faults.py", "--short"], capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1].split()
+    assert last[0] == "all"
+    assert last[1] == last[2] == "3"
+    assert last[4] == "0"
+
+
+# Locks
+
+
+def test_a_lock_is_refused_to_others_and_says_whose_it_is(tmp_path):
+    path = str(tmp_path / "lock")
+    mine = lock(path)
+    assert lock(path) is None
+    assert holder(path) == f"process {os.getpid()} on {os.uname().nodename}"
+    mine.release()
+    mine.release()
+    again = lock(path)
+    assert again is not None
+    again.release()
+
+
+def test_a_lock_dies_with_its_process_also_where_that_has_forked(tmp_path):
+    """A loader's process outlives a run that was killed, for a moment."""
+    path, child = str(tmp_path / "lock"), tmp_path / "child"
+    pid = os.fork()
+    if pid == 0:
+        lock(path)
+        forked = os.fork()
+        if forked:
+            child.with_suffix(".part").write_text(str(forked))
+            child.with_suffix(".part").rename(child)
+        time.sleep(60)
+        os._exit(0)
+    while not child.exists():
+        time.sleep(0.01)
+    assert lock(path) is None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    free = lock(path)
+    os.kill(int(child.read_text()), signal.SIGKILL)
+    assert free is not None
+    free.release()
+
+
+def test_a_run_keeps_its_directory(tmp_path):
+    first = held(str(tmp_path / "run"))
+    with pytest.raises(InputError, match=rf"^--output_dir {tmp_path}/run: another run .*\(process {os.getpid()} on .*another "):
+        held(str(tmp_path / "run"))
+    first.release()
+    held(str(tmp_path / "run")).release()
+    assert os.listdir(tmp_path / "run") == [LOCK]
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Of the steps 10, 20 and 30."""
+    def write(folder):
+        os.makedirs(f"{folder}/model")
+        with open(f"{folder}/model/weights", "wb") as file:
+            file.write(bytes(1000))
+
+    for step in (10, 20, 30):
+        save_checkpoint(str(tmp_path), step, write, {"step": step}, is_main=True, wait_for_everyone=lambda: None, keep=3)
+    return tmp_path / "checkpoints"
+
+
+DAMAGES = {
+    "model/weights has 999 bytes, 1000 were written": lambda folder: os.truncate(folder / "model" / "weights", 999),
+    "model/weights holds other bytes": lambda folder: (folder / "model" / "weights").write_bytes(bytes(999) + b"1"),
+    "model/weights is missing": lambda folder: (folder / "model" / "weights").unlink(),
+    "progress.json holds other": lambda folder: (folder / "progress.json").write_text('{\n  "step": 31\n}\n'),
+    "progress.json is missing": lambda folder: (folder / "progress.json").unlink(),
+    "checksums.json is missing": lambda folder: (folder / "checksums.json").unlink(),
+    "checksums.json is damaged": lambda folder: os.truncate(folder / "checksums.json", 50),
+    "checksums.json is damaged ": lambda folder: (folder / "checksums.json").write_text('{"progress.json": 3}'),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+def test_any_damage_is_found(fault, checkpoints):
+    assert damage(str(checkpoints / "step_00000030")) is None
+    DAMAGES[fault](checkpoints / "step_00000030")
+    assert damage(str(checkpoints / "step_00000030")).startswith(fault.strip())
+
+
+def test_damaged_checkpoints_are_passed_over_and_step_aside(checkpoints, caplog):
+    os.truncate(checkpoints / "step_00000030" / "model" / "weights", 0)
+    (checkpoints / "step_00000020" / "progress.json").unlink()
+    assert newest_whole(str(checkpoints)) == str(checkpoints / "step_00000010")
+    assert "step_00000030: model/weights has 0 bytes" in caplog.text
+    assert "step_00000020: progress.json is missing" in caplog.text
+    assert sorted(os.listdir(checkpoints)) == ["step_00000010", "step_00000020.dropped", "step_00000030.dropped"]
+
+
+def test_no_run_begins_again_by_itself_where_every_checkpoint_is_damaged(checkpoints):
+    for folder in checkpoints.iterdir():
+        (folder / "model" / "weights").unlink()
+    with pytest.raises(InputError, match=r"--resume_from_checkpoint latest: no checkpoint in .* is as it was written"):
+        newest_whole(str(checkpoints))
+    assert len(os.listdir(checkpoints)) == 3
+
+
+# Prepared speech
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    write_folder(tmp_path / "corpus", [1.0, 1.2])
+    run_preprocessing.main(["--dataset_name", str(tmp_path / "corpus"), "--output_dir", str(tmp_path / "prepared"),
+                            "--validation_split_percentage", "0", "--preprocessing_num_workers", "1"])
+    return tmp_path / "prepared"
+
+
+def garble(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("name", "break_it", "fault"), [
+    ("data-0000-00000.arrow", lambda path: os.truncate(path, 5000), "has 5000 bytes"),
+    ("data-0000-00000.arrow", lambda path: path.unlink(), "is missing"),
+    ("data-0000-00000.arrow", lambda path: garble(path, path.read_bytes().index(struct.pack("<q", 16_000))), "holds other"),
+    ("data-0000-00000.arrow", lambda path: garble(path, path.read_bytes().index(b"001")), "holds other"),
+    ("data-0000-00000.arrow", lambda path: path.write_bytes(bytes(path.stat().st_size)), ""),
+    ("state.json", lambda path: garble(path, 9), "holds other"),
+    ("checksums.json", lambda path: os.truncate(path, 9), "is missing (did"),
+], ids=["truncated", "missing", "length", "name", "zeros", "state", "checksums"])
+def test_a_damaged_prepared_file_is_named_when_it_is_opened(name, break_it, fault, prepared):
+    assert len(open_prepared(str(prepared)).load("train")) == 2
+    break_it(prepared / "train" / name)
+    with pytest.raises(InputError) as caught:
+        open_prepared(str(prepared)).load("train")
+    assert f"--dataset_name: the prepared file {prepared}/train/{name} {fault}" in str(caught.value)
+
+
+# Full disks
+
+
+def test_a_full_disk_names_the_file_and_a_tracker_that_meets_it_in_its_thread_has_one_line_too(tmp_path, caplog):
+    """/dev/full takes nothing."""
+    before = threading.excepthook
+    tracking = Tracking(Accelerator(cpu=True), str(tmp_path), 2, 0, ("none",), {})
+    tracking._file.close()
+    tracking._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115 (closed below)
+    with pytest.raises(OSError, match="No space left") as caught:
+        tracking.record("train", 1, {"loss": 1.0})
+    assert caught.value.filename == "/dev/full"
+
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device", "events")
+
+    writer = threading.Thread(target=write, name="writer")
+    writer.start()
+    writer.join()
+    tracking.close()
+    assert threading.excepthook is before
+    assert [record.getMessage() for record in caplog.records] == ["writer ended: [Errno 28] No space left on device: 'events'"]
