@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2Config, Wav2Vec2FeatureEncoder
 
+from wavtrain import InputError
 from wavtrain.models.convolutions import as_in_transformers, channels_last, kernels_and_strides
 
 KERNELS_AND_STRIDES = [((10, 3, 3, 2), (5, 2, 2, 2)), ((10, 8, 4), (5, 4, 2)), ((3, 5), (3, 4)), ((2, 7, 1), (4, 3, 1))]
@@ -137,3 +138,11 @@ def test_it_can_be_undone():
     waves = torch.randn(2, 4000)
     assert torch.equal(ours(waves), stock(waves))
     assert "forward" not in vars(ours)
+
+
+@pytest.mark.parametrize(("kernels", "strides"), [((10, 3), (5, 0)), ((0, 3), (5, 2)), ((10, 3), (5,))])
+def test_convolutions_that_make_no_frames_are_refused(kernels, strides):
+    config = Wav2Vec2Config()
+    config.conv_kernel, config.conv_stride = kernels, strides
+    with pytest.raises(InputError, match="make no frames"):
+        kernels_and_strides(config)

@@ -15,11 +15,16 @@ from torch.nn.functional import layer_norm
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 
+from wavtrain import InputError
+
 Reality = Callable[[int], Tensor | None]  # frames -> (batch, frames) which of them are not padding, None: all of them
 
 
 def kernels_and_strides(config: PreTrainedConfig) -> tuple[tuple[int, int], ...]:
     """Of each layer of the feature encoder."""
+    if min(*config.conv_kernel, *config.conv_stride) < 1 or len(config.conv_kernel) != len(config.conv_stride):
+        raise InputError(f"--model_name_or_path {config.name_or_path}: conv_kernel {config.conv_kernel} and conv_stride "
+                         f"{config.conv_stride} of its config.json make no frames: numbers from 1, as many of each")
     return tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 

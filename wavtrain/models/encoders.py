@@ -22,10 +22,13 @@ SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "
 NOT_THERE = (OSError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UnpicklingError,
              HfHubHTTPError, StrictDataclassError)
 
-DECIDES_NUMBERS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
+DECIDES_NUMBERS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conv_dim",
+                   "conv_kernel", "conv_stride", "num_conv_pos_embeddings", "num_codevector_groups",
+                   "num_codevectors_per_group", "codevector_dim", "proj_codevector_dim", "hidden_dropout",
+                   "attention_dropout", "activation_dropout", "feat_proj_dropout", "feat_quantizer_dropout",
                    "conformer_conv_dropout", "layerdrop", "mask_time_prob", "mask_time_length", "mask_time_min_masks",
                    "diversity_loss_weight", "contrastive_logits_temperature", "num_negatives", "hidden_act",
-                   "feat_extract_activation", "layer_norm_eps", "do_stable_layer_norm", "conv_stride")  # and no weight's shape
+                   "feat_extract_activation", "layer_norm_eps", "do_stable_layer_norm")
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +131,7 @@ def describe(extractor: FeatureExtractionMixin, model: PreTrainedModel, folder: 
 
 def identity(config: PreTrainedConfig, extractor: FeatureExtractionMixin, micro_batches_per_update: int,
              prepared_speech: str, mixed_precision: str) -> dict[str, Any]:
-    """What decides the numbers of a run, beside its arguments and the shapes of its weights."""
+    """What decides the numbers of a run, beside its arguments."""
     found = {name: getattr(config, name, None) for name in DECIDES_NUMBERS}
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}  # as JSON gives it back
     return {"micro_batches_per_update": micro_batches_per_update, "prepared_speech": prepared_speech,
