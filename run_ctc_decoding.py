@@ -16,7 +16,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -43,6 +43,7 @@ from wavtrain.recognition.transcription import Recordings, WindowOptions, log_pr
 from wavtrain.recognition.transcripts import TextRules, has_digits, normalised
 from wavtrain.recognition.tuning import tuned
 from wavtrain.recognition.vocabularies import Vocabulary, read_text_rules
+from wavtrain.run_directory import held
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.preparation import already_prepared, cache_folder, prepared_speech
@@ -113,8 +114,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_arguments(argv)
     accelerator = accelerator_for(args.mixed_precision)
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or (1 if accelerator.device.type == "cpu" else 8)
-    if accelerator.is_main_process:
-        make_folders(args)
+    with ExitStack() as kept:  # from other runs: the output directory
+        if accelerator.is_main_process:
+            if args.pseudo_label:
+                make_folder(args.pseudo_label)
+            kept.callback(held(args.output_dir).release)
+        return decode(args, accelerator)
+
+
+def decode(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """From the model and the speech to the files of --output_dir."""
     model, extractor, vocabulary = recognisers.load_recogniser(args.model_name_or_path, args.adapter_language, args.cache_dir,
                                                                accelerator.device)
     rules = text_rules(args, vocabulary)
@@ -163,16 +172,6 @@ def decoded(args: argparse.Namespace, heard: Iterable[tuple[int, np.ndarray]], v
                 yield row, [candidate.hypothesis for candidate in candidates]
             else:
                 yield row, rescorer.ranked(candidates, args.rescoring_weight, args.lm_weight, args.word_score)
-
-
-def make_folders(args: argparse.Namespace) -> None:
-    """Before the work that they are for."""
-    try:
-        os.makedirs(args.output_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output_dir {args.output_dir}: no folder can be made there ({error.strerror})") from error
-    if args.pseudo_label:
-        make_folder(args.pseudo_label)
 
 
 def text_rules(args: argparse.Namespace, vocabulary: Vocabulary) -> TextRules:

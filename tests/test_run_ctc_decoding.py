@@ -37,6 +37,7 @@ from wavtrain import InputError
 from wavtrain.recognition import ngrams, recognisers
 from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import build_vocabulary
+from wavtrain.run_directory import held
 
 # A language of tones: each letter has its own, silence is the blank, so that a recogniser learns it in seconds.
 
@@ -204,6 +205,15 @@ def test_batches_and_loaders_change_nothing(flags, recogniser, corpus, at_once, 
         assert (one["utterance_id"], one["text"]) == (other["utterance_id"], other["text"])
         assert [word["start"] for word in one["words"]] == [word["start"] for word in other["words"]]
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+
+
+def test_a_folder_is_one_run_s_at_a_time(recogniser, corpus, at_once, tmp_path):
+    kept = held(str(tmp_path))
+    with pytest.raises(InputError, match=f"--output_dir {tmp_path}: another run is at work in it .process {os.getpid()} on "):
+        decoding.main(command(recogniser, corpus, tmp_path))
+    kept.release()
+    assert decoding.main(command(recogniser, corpus, tmp_path)) == at_once[1]
+    held(str(tmp_path)).release()
 
 
 def test_two_processes_write_the_same_files(recogniser, corpus, arpa, tmp_path):
@@ -442,7 +452,7 @@ def test_pseudo_labels_are_a_corpus_to_train_on(recogniser, corpus, tmp_path):
     assert 0 < records[-1]["loss"] < 100
     with pytest.raises(InputError, match=r"--pseudo_label .*/labels: holds metadata.csv already: remove the folder"):
         decoding.main([*argv, "--output_dir", str(tmp_path / "again")])
-    assert not os.listdir(tmp_path / "again"), "refused before anything is heard"
+    assert not (tmp_path / "again").exists(), "refused before anything is heard"
 
 
 # Text rules
