@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from conftest import ROOT, write_folder
 
 import run_preprocessing
-from wavtrain import InputError
+from wavtrain import InputError, checkpoint_files, durable_files
 from wavtrain.checkpoint_files import damage, newest_whole
 from wavtrain.durable_files import holder, lock
 from wavtrain.run_directory import LOCK, held, save_checkpoint
@@ -101,7 +101,7 @@ DAMAGES = {
     "model/weights is missing": lambda folder: (folder / "model" / "weights").unlink(),
     "progress.json holds other": lambda folder: (folder / "progress.json").write_text('{\n  "step": 31\n}\n'),
     "progress.json is missing": lambda folder: (folder / "progress.json").unlink(),
-    "checksums.json is missing": lambda folder: (folder / "checksums.json").unlink(),
+    "progress.json is missing ": lambda folder: [(folder / name).unlink() for name in ("checksums.json", "progress.json")],
     "checksums.json is damaged": lambda folder: os.truncate(folder / "checksums.json", 50),
     "checksums.json is damaged ": lambda folder: (folder / "checksums.json").write_text('{"progress.json": 3}'),
 }
@@ -112,6 +112,33 @@ def test_any_damage_is_found(fault, checkpoints):
     assert damage(str(checkpoints / "step_00000030")) is None
     DAMAGES[fault](checkpoints / "step_00000030")
     assert damage(str(checkpoints / "step_00000030")).startswith(fault.strip())
+
+
+def failing_with(number, name, monkeypatch):
+    """Reading a file of this name fails so."""
+    def opened(path, *args, **kwargs):
+        if str(path).endswith(f"step_00000030/{name}"):
+            raise OSError(number, os.strerror(number), path)
+        return open(path, *args, **kwargs)
+
+    for module in (checkpoint_files, durable_files):
+        monkeypatch.setattr(module, "open", opened, raising=False)
+
+
+@pytest.mark.parametrize("name", ["checksums.json", "model/weights"])
+def test_a_bad_sector_is_damage_and_what_passes_is_not(name, checkpoints, monkeypatch):
+    failing_with(errno.EMFILE, name, monkeypatch)
+    with pytest.raises(OSError, match="Too many open files"):
+        newest_whole(str(checkpoints))
+    assert len(os.listdir(checkpoints)) == 3
+    failing_with(errno.EIO, name, monkeypatch)
+    assert newest_whole(str(checkpoints)) == str(checkpoints / "step_00000020")
+
+
+def test_checkpoints_from_before_checksums_are_taken_as_they_are(checkpoints, caplog):
+    (checkpoints / "step_00000030" / "checksums.json").unlink()
+    assert newest_whole(str(checkpoints)) == str(checkpoints / "step_00000030")
+    assert "step_00000030: has no checksums.json" in caplog.text
 
 
 def test_damaged_checkpoints_are_passed_over_and_step_aside(checkpoints, caplog):
@@ -163,6 +190,15 @@ def test_a_damaged_prepared_file_is_named_when_it_is_opened(name, break_it, faul
     with pytest.raises(InputError) as caught:
         open_prepared(str(prepared)).load("train")
     assert f"--dataset_name: the prepared file {prepared}/train/{name} {fault}" in str(caught.value)
+
+
+def test_a_damaged_prepared_directory_is_no_corpus_either(prepared, tmp_path):
+    argv = ["--output_dir", str(tmp_path / "joined"), "--preprocessing_num_workers", "1", "--dataset_name"]
+    path = prepared / "train" / "data-0000-00000.arrow"
+    garble(path, path.read_bytes().index(b"001"))
+    for names in ([prepared, tmp_path / "corpus"], [prepared / "train", tmp_path / "corpus"]):
+        with pytest.raises(InputError, match=r"train/data-0000-00000\.arrow holds other bytes"):
+            run_preprocessing.main([*argv, *map(str, names)])
 
 
 # Full disks

@@ -178,6 +178,16 @@ def lines(output_dir):
     return path.read_text().splitlines() if path.exists() else []
 
 
+def test_only_the_main_process_needs_the_output_directory(command, unbroken, tmp_path):
+    """Nodes with disks of their own; a relative path is another folder on each."""
+    folders = {f"FOLDER_OF_RANK_{rank}": str(tmp_path / f"node{rank}") for rank in range(2)}
+    for folder in folders.values():
+        os.mkdir(folder)
+    argv = command("run", **{**UNBROKEN, "gradient_accumulation_steps": 2})
+    assert codes(start(pretraining, argv, 2, **folders)) == [0, 0]
+    assert_close_run(tmp_path / "node0" / "run", unbroken)
+
+
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_sigterm_saves_a_checkpoint_and_the_run_goes_on(num_processes, command, unbroken, tmp_path):
     """Of two processes only one gets it, and both stop after the same update."""

@@ -37,6 +37,7 @@ from wavtrain import InputError
 from wavtrain.recognition.lexicons import refuse_odd_counts, spellings
 from wavtrain.recognition.vocabularies import build_vocabulary
 from wavtrain.run_directory import is_like, read_progress
+from wavtrain.speech.audio_paths import is_inside
 from wavtrain.speech.rows import Rejection
 from wavtrain.training_run import NOTHING_DONE
 
@@ -195,7 +196,22 @@ def test_the_root_of_a_fairseq_table_is_in_its_folder_or_allowed(tmp_path, root)
     (tmp_path / "manifests" / "link").symlink_to("../elsewhere")
     with pytest.raises(InputError, match=r"line 1: .* --audio_root .*(elsewhere|link) allows it"):
         rows_of(table)
-    assert outcome(rows_of(table, audio_root=str(tmp_path / "elsewhere"))) == [("a.flac", None)]
+    for allowed in (tmp_path / "elsewhere", tmp_path, "/"):
+        assert outcome(rows_of(table, audio_root=str(allowed))) == [("a.flac", None)]
+    moved = write_clips(tmp_path / "moved", "a.flac")
+    (rows,) = rows_of(table, audio_root=str(moved))
+    assert rows.audio == str(moved / "a.flac")
+
+
+def test_a_snapshot_of_the_hub_is_links_into_its_own_repository_alone(tmp_path):
+    repository = tmp_path / "hub" / "datasets--x--y"
+    blob = write_clips(repository / "blobs", "0123.flac") / "0123.flac"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "good.flac").symlink_to(os.path.relpath(blob, snapshot))
+    (snapshot / "bad.flac").symlink_to(write_clips(tmp_path / "elsewhere", "a.flac") / "a.flac")
+    assert is_inside(str(snapshot / "good.flac"), str(snapshot))
+    assert not is_inside(str(snapshot / "bad.flac"), str(snapshot))
 
 
 def test_names_are_harmless_wherever_they_are_printed(tmp_path):

@@ -32,6 +32,7 @@ def words_of(flags):
 
 def as_a_script(name, argv, environment):
     os.environ.update(environment)
+    os.chdir(environment.get("FOLDER_OF_RANK_" + environment.get("RANK", "0"), "."))
     torch.set_num_threads(1)
     arguments.run_as_script(lambda: importlib.import_module(name).main(argv))
 

@@ -1,5 +1,6 @@
 """The folder of checkpoints: names that say what is complete, renames that keep it so, checksums that show what is damaged."""
 
+import errno
 import logging
 import os
 import re
@@ -35,8 +36,8 @@ def newest_whole(folder: str) -> str | None:
         logger.warning("%s: %s: this checkpoint is damaged, the one before it is taken", checkpoint, fault)
         damaged.append(checkpoint)
     if damaged:
-        raise InputError(f"--resume_from_checkpoint latest: no checkpoint in {folder} is as it was written: "
-                         "--overwrite_output_dir begins again")
+        raise InputError(f"--resume_from_checkpoint latest: no checkpoint in {folder} is as it was written: restore one of "
+                         "them, or begin again with another --output_dir")
     return None
 
 
@@ -106,22 +107,27 @@ def write_checksums(folder: str) -> None:
 
 
 def damage(folder: str) -> str | None:
-    """Which file of the folder is not what was written, None where all are."""
+    """Which file of the folder is not what was written, if any is not. What may pass, as a network's errors, is raised."""
+    name = CHECKSUMS
     try:
         known = read_json(os.path.join(folder, CHECKSUMS))
-        files = None if known is None else [(name, size, digest) for name, (size, digest) in known.items()]
-    except (ValueError, TypeError, AttributeError, OSError):
+        if known is None:
+            logger.warning("%s: has no %s (an older version wrote it), so it is not checked", folder, CHECKSUMS)
+            return None if os.path.isfile(os.path.join(folder, PROGRESS)) else f"{PROGRESS} is missing"
+        for name, (size, digest) in known.items():
+            found = _checksum(os.path.join(folder, name))
+            if found[0] != size:
+                return f"{name} has {found[0]} bytes, {size} were written"
+            if found[1] != digest:
+                return f"{name} holds other bytes than were written"
+    except (ValueError, TypeError, AttributeError):
         return f"{CHECKSUMS} is damaged"
-    if files is None:
-        return f"{CHECKSUMS} is missing"
-    for name, size, digest in files:
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            return f"{name} is missing"
-        if os.path.getsize(path) != size:
-            return f"{name} has {os.path.getsize(path)} bytes, {size} were written"
-        if _checksum(path)[1] != digest:
-            return f"{name} holds other bytes than were written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"{name} cannot be read ({error.strerror})"
     return None
 
 

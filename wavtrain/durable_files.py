@@ -15,7 +15,7 @@ from wavtrain import InputError
 
 PATIENCE, BETWEEN_TRIES = 1.0, 0.02  # seconds: who only looks whether a lock is free holds it for a moment
 IN_USE = (errno.EWOULDBLOCK, errno.EACCES)  # the latter on some network file systems
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 NEARLY_FULL = 16 << 20  # bytes left on a disk on which writing has just failed
 
 logger = logging.getLogger(__name__)

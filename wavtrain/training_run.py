@@ -67,21 +67,20 @@ class TrainingRun:
     def begin(self, total_steps: int, **counters: Any) -> dict[str, Any]:
         """What is done already: nothing (and `counters` of the script as they begin), or all up to the checkpoint that is
         loaded here."""
-        options, found, nothing = self.options, [None, None], {**NOTHING_DONE, **counters}
+        options, found, nothing = self.options, [None, None, False], {**NOTHING_DONE, **counters}
         tracker_names(options.report_to)  # refused before anything is removed
         self.repository = NoRepository()
         with ExitStack() as kept:  # from other runs: the output directory
             if self.is_main:
                 try:
                     found[0] = self._opened(kept)
+                    found[2] = found[0] and not os.path.samefile(os.path.join(found[0], "..", ".."), options.output_dir)
                 except InputError as error:  # told to the others, which would wait
                     found[1] = str(error)
-            checkpoint, fault = broadcast_object_list(found)
+            checkpoint, fault, is_elsewhere = broadcast_object_list(found)
             if fault:
                 raise InputError(fault)
             done = self._resumed(checkpoint, total_steps, nothing) if checkpoint else nothing
-            home = os.path.join(checkpoint, "..", "..") if checkpoint else options.output_dir
-            is_elsewhere = not os.path.samefile(home, options.output_dir)
             self._owes_model = is_elsewhere or not self.serves_best
             if is_elsewhere:
                 done |= counters  # the best model so far is in another directory

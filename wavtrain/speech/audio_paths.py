@@ -8,6 +8,8 @@ from functools import lru_cache
 
 from wavtrain import InputError
 
+HUB_SNAPSHOT = re.compile(r"^(.*/datasets--[^/]+)/snapshots/[^/]+(/.*)?$")
+
 
 @dataclass(frozen=True)
 class AudioRoot:
@@ -30,9 +32,11 @@ class AudioRoot:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a path leads into a folder, wherever links on the way lead."""
+    """Whether a path leads into a folder, wherever links on the way lead. A snapshot in the Hub's cache is links into its
+    repository, which is what counts then."""
     real = os.path.realpath(path) if os.path.islink(path) else real_place(path)
-    return (real + os.sep).startswith(real_folder(folder).rstrip(os.sep) + os.sep)
+    home = HUB_SNAPSHOT.sub(r"\1", real_folder(folder))
+    return (real + os.sep).startswith(home.rstrip(os.sep) + os.sep)
 
 
 def refuse_outside(paths: Iterable[str], folder: str, audio_root: str | None) -> None:

@@ -12,6 +12,7 @@ from wavtrain.speech.audio_paths import refuse_outside
 from wavtrain.speech.dataset_corpora import DATASET_ENDINGS, downloaded_folder, sources_of_dataset
 from wavtrain.speech.folder_corpora import METADATA, is_audio, rows_of_audio, rows_of_folder
 from wavtrain.speech.rows import Columns, Source, corpus_name
+from wavtrain.speech.shard_checksums import refuse_damaged_parts
 from wavtrain.speech.table_corpora import rows_of_table
 from wavtrain.speech.tables import ENDINGS
 
@@ -96,6 +97,7 @@ def _sources_of(
             return
         name = folder
     if any(os.path.isfile(os.path.join(name, mark)) for mark in DATASET_MARKS):
+        refuse_damaged_parts(name)
         yield from as_dataset(name, config, split)
         return
     corpus_folder = name
@@ -113,6 +115,7 @@ def _sources_of(
     for place in places:
         marked = os.path.isdir(place) and any(os.path.isfile(os.path.join(place, mark)) for mark in DATASET_MARKS)
         if marked:
+            refuse_damaged_parts(place)
             yield from as_dataset(place, None, None, corpus=corpus_name(corpus_folder))
         else:
             yield _source_of_folder(place, corpus_folder, options) if os.path.isdir(place) else _source_of_file(place, options)

@@ -35,6 +35,13 @@ def _small_buffers(column: pa.Array) -> list[pa.Buffer]:
     return [buffer for buffer in buffers if buffer is not None]
 
 
+def refuse_damaged_parts(folder: str) -> None:
+    """The same of a prepared directory, or of one of its splits, that is a corpus to another preparation."""
+    for part in (folder, *(each.path for each in os.scandir(folder) if each.is_dir())):
+        if os.path.isfile(os.path.join(part, CHECKSUMS)):
+            refuse_damaged(part)
+
+
 def refuse_damaged(folder: str) -> None:
     """Name the file of a split that is not what was written."""
     path = os.path.join(folder, CHECKSUMS)

@@ -65,7 +65,9 @@ def _rows_of_fairseq(path: str, audio_root: str | None) -> Iterator[Row | Reject
     lines = read_lines(path)
     written = next(lines)[1].strip()
     beside = os.path.join(os.path.dirname(path), written)
-    root = AudioRoot(audio_root or (beside if os.path.isdir(beside) else written))
+    own = beside if os.path.isdir(beside) else written
+    is_allowed = audio_root is None or (os.path.isdir(own) and is_inside(own, audio_root))
+    root = AudioRoot(own if is_allowed else audio_root)
     if not os.path.isdir(root.folder):
         sign = next((sign for sign in ",;|" if sign in written), None)
         if sign:
