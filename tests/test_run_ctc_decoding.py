@@ -37,7 +37,7 @@ from wavtrain import InputError
 from wavtrain.recognition import ngrams, recognisers
 from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import build_vocabulary
-from wavtrain.run_directory import held
+from wavtrain.run_directory import LOCK, held
 
 # A language of tones: each letter has its own, silence is the blank, so that a recogniser learns it in seconds.
 
@@ -298,9 +298,9 @@ def test_without_transcripts_nothing_is_scored(recogniser, corpus, tmp_path, cap
     """And no scores of an earlier decoding are left."""
     output_dir = tmp_path / "out"
     decoding.main(command(recogniser, corpus, output_dir))
-    assert sorted(os.listdir(output_dir)) == ["hypotheses.jsonl", "hypothesis.trn", "reference.trn", "scores.json"]
+    assert sorted(os.listdir(output_dir)) == [LOCK, "hypotheses.jsonl", "hypothesis.trn", "reference.trn", "scores.json"]
     assert decoding.main(command(recogniser, corpus / "test" / "00.flac", output_dir, split=None)) == {"num_utterances": 1}
-    assert os.listdir(output_dir) == ["hypotheses.jsonl"]
+    assert sorted(os.listdir(output_dir)) == [LOCK, "hypotheses.jsonl"]
     assert "note: there are no transcripts to compare with" in capsys.readouterr().out
 
 
