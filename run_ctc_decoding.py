@@ -43,13 +43,13 @@ from wavtrain.recognition.transcription import Recordings, WindowOptions, log_pr
 from wavtrain.recognition.transcripts import TextRules, has_digits, normalised
 from wavtrain.recognition.tuning import tuned
 from wavtrain.recognition.vocabularies import Vocabulary, read_text_rules
+from wavtrain.reporting.summaries import preparation_summary
 from wavtrain.run_directory import held
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.preparation import already_prepared, cache_folder, prepared_speech
 from wavtrain.speech.prepared_directory import PreparedSpeech
 from wavtrain.speech.waveforms import SAMPLING_RATE
-from wavtrain.summaries import preparation_summary
 
 WHOLE = {"min_duration_in_seconds": 0.025, "max_duration_in_seconds": 86_400.0, "long_audio": "drop"}  # nothing is cut here
 TEXT_FLAGS = ("text_case", "remove_punctuation", "chars_to_ignore", "unicode_form", "unit")

@@ -34,7 +34,6 @@ from wavtrain.durable_files import write_lines
 from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, recognition_measures
-from wavtrain.meter import Meter
 from wavtrain.models import encoders
 from wavtrain.optimizers import OptimizerOptions
 from wavtrain.places import TrainingPlaces, share_of, validation_places
@@ -46,11 +45,12 @@ from wavtrain.recognition.padding import convolutions
 from wavtrain.recognition.transcribed_clips import texts_of
 from wavtrain.recognition.transcripts import TextRules, normalised
 from wavtrain.recognition.vocabularies import Vocabulary, build_vocabulary, read_vocabulary
+from wavtrain.reporting.meter import Meter
+from wavtrain.reporting.summaries import run_summary
 from wavtrain.schedules import Schedule, learning_rate_factor, refuse_endless_warmup
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
-from wavtrain.summaries import run_summary
 from wavtrain.training_run import RunOptions, TrainingRun
 from wavtrain.training_speech import CacheOptions, training_speech
 

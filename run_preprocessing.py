@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from wavtrain import InputError, arguments, flags
+from wavtrain.reporting.summaries import preparation_summary
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.preparation import prepared_speech
-from wavtrain.summaries import preparation_summary
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -28,22 +28,22 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, clipped, synchronised_if
 from wavtrain.batching import EpochPlan
-from wavtrain.collapse import CollapseGuard
+from wavtrain.checks.collapse import CollapseGuard
 from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, pretraining_measures
-from wavtrain.meter import Meter
 from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.models.convolutions import kernels_and_strides
 from wavtrain.optimizers import OptimizerOptions
 from wavtrain.places import TrainingPlaces, share_of, validation_places
+from wavtrain.reporting.meter import Meter
+from wavtrain.reporting.summaries import run_summary
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor, refuse_endless_warmup
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
 from wavtrain.speech_batches import BatchSettings, SpeechBatches
-from wavtrain.summaries import run_summary
 from wavtrain.training_run import RunOptions, TrainingRun
 from wavtrain.training_speech import CacheOptions, training_speech
 

@@ -160,7 +160,7 @@ def killed(processes: list[subprocess.Popen], nodes: tuple[Node, Node], output_d
 
 
 def records(output_dir: Path) -> list[dict]:
-    from wavtrain.tracking import read_metrics  # not before it is known that there is something to do
+    from wavtrain.reporting.tracking import read_metrics  # not before it is known that there is something to do
 
     return read_metrics(str(output_dir))
 

@@ -15,10 +15,13 @@ from wavtrain.recognition.transcripts import TextRules
 from wavtrain.speech.clips import ClipLimits
 
 FLOORS = {  # of all folders and wavtrain/ itself
-    0: "arguments attention batching collapse convolutions durable_files hub layerdrop masking measures optimizers progress "
-       "schedules workers audio_paths mp3_length resampling rows shard_checksums tables waveforms "
+    0: "arguments attention batching convolutions durable_files layerdrop masking measures optimizers progress schedules "
+       "workers "
+       "collapse repository "
+       "audio_paths mp3_length resampling rows shard_checksums tables waveforms "
        "error_rates filter_banks transcripts vocabulary_files",
-    1: "accumulation checkpoint_files contrastive engine flags meter places reports summaries tracking "
+    1: "accumulation checkpoint_files contrastive engine flags places reports "
+       "meter summaries tracking "
        "clips dataset_corpora prepared_directory table_corpora "
        "evaluate_metrics ngrams padding vocabularies",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
@@ -31,7 +34,7 @@ FLOORS = {  # of all folders and wavtrain/ itself
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PACKAGE = sorted(path for path in (ROOT / "wavtrain").rglob("*.py") if path.stem != "__init__")
 FOLDERS = {folder: [path for path in PACKAGE if path.parent.name == folder]
-           for folder in ("wavtrain", "models", "speech", "recognition")}
+           for folder in ("wavtrain", "checks", "hub", "models", "recognition", "reporting", "speech")}
 SCRIPTS = sorted(ROOT.glob("run_*.py"))
 MAX_FUNCTION, MAX_MODULE, MAX_SCRIPT, MAX_NESTING, MAX_SHARED = 50, 200, 280, 4, 0.25
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try)

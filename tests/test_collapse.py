@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from wavtrain.collapse import Collapsed, CollapseGuard
+from wavtrain.checks.collapse import Collapsed, CollapseGuard
 
 HEALTHY = {"code_perplexity": 100.0, "contrastive_accuracy": 0.2, "gradient_norm": 1.0, "learning_rate": 1e-3}
 

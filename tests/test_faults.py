@@ -17,9 +17,9 @@ import run_preprocessing
 from wavtrain import InputError, checkpoint_files, durable_files
 from wavtrain.checkpoint_files import damage, newest_whole
 from wavtrain.durable_files import holder, lock
+from wavtrain.reporting.tracking import Tracking
 from wavtrain.run_directory import LOCK, held, save_checkpoint
 from wavtrain.speech.prepared_directory import open_prepared
-from wavtrain.tracking import Tracking
 
 
 def test_the_bench_in_short(tmp_path):

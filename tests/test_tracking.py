@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wavtrain import InputError
-from wavtrain.tracking import Tracking, read_metrics, tracker_names
+from wavtrain.reporting.tracking import Tracking, read_metrics, tracker_names
 
 INSTALLED = [str(each) for each in accelerate.tracking.get_available_trackers()]
 

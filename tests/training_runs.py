@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from wavtrain import InputError, arguments
-from wavtrain.tracking import read_metrics
+from wavtrain.reporting.tracking import read_metrics
 
 SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds; its children start at once
 SERVER.set_forkserver_preload(["run_wav2vec2_pretraining_no_trainer", "run_ctc_finetuning"])

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from wavtrain import InputError, run_directory
 from wavtrain.durable_files import flush_tree, write_or_say_full
 from wavtrain.engine import gathered, load_state, save_state
-from wavtrain.hub import NoRepository, Repository
+from wavtrain.hub.repository import NoRepository, Repository
 from wavtrain.places import Place
+from wavtrain.reporting.tracking import Tracking, tracker_names
 from wavtrain.reports import training_curves
-from wavtrain.tracking import Tracking, tracker_names
 
 NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "samples_heard": 0.0, "skipped_updates": 0}
 FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to

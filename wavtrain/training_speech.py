@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
+from wavtrain.reporting.summaries import preparation_summary
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.preparation import already_prepared, cache_folder, link_split, prepared_speech
 from wavtrain.speech.prepared_directory import PreparedSpeech
-from wavtrain.summaries import preparation_summary
 
 
 @dataclass(frozen=True)

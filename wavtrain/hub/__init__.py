@@ -1,0 +1,1 @@
+"""Repositories on the Hub, and the cards of what lies there."""
