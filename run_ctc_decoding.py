@@ -69,14 +69,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--model_name_or_path", required=True, metavar="MODEL", help="output of run_ctc_finetuning.py, or any "
                        "CTC checkpoint (folder or Hub id)")
     group.add_argument("--adapter_language", metavar="LANG", help="the adapters and the vocabulary of this language (MMS)")
-    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
+    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"),
+                       help="default: as accelerate is configured")
     group.add_argument("--per_device_eval_batch_size", type=arguments.positive, metavar="N",
                        help="windows at once (8; on a CPU 1, which is faster there)")
     group.add_argument("--window_in_seconds", type=arguments.duration, default=30.0, metavar="S",
                        help="longer recordings are heard in windows (%(default)s)")
-    group.add_argument("--window_overlap_in_seconds", type=arguments.seconds, default=6.0, metavar="S", help="%(default)s")
+    group.add_argument("--window_overlap_in_seconds", type=arguments.seconds, default=6.0, metavar="S",
+                       help="seconds that neighbours share (%(default)s)")
     flags.add_loader_argument(group)
-    group.add_argument("--decoder", choices=("greedy", "beam"), help="default: beam with --lm_path or --lexicon_path")
+    group.add_argument("--decoder", choices=("greedy", "beam"),
+                       help="the best path, or a search (default: beam with --lm_path or --lexicon_path, else greedy)")
     group.add_argument("--decoding_num_workers", type=arguments.natural, default=1, metavar="N",
                        help="processes of the beam search, beside the model (%(default)s)")
     flags.add_beam_arguments(parser)

@@ -62,9 +62,9 @@ RANKING = ("wer", "cer", "loss")  # the later ones tell apart what is equal: wit
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.new_parser(__doc__)
     flags.add_training_arguments(parser)
-    flags.add_text_arguments(parser)
-    parser.add_argument("--vocabulary", metavar="PATH", help="vocab.json, fairseq's dict.ltr.txt, or a recogniser's (default: "
-                        "the letters of the training transcripts)")
+    group = flags.add_text_arguments(parser)
+    group.add_argument("--vocabulary", metavar="PATH", help="vocab.json, fairseq's dict.ltr.txt, or a recogniser's (default: "
+                       "the letters of the training transcripts)")
     flags.add_recogniser_arguments(parser)
     group = flags.add_batch_arguments(parser)
     group.add_argument("--speed_perturbation", type=arguments.above_zero, nargs="+", default=(1.0,), metavar="F",
@@ -76,8 +76,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         group.add_argument(f"--mask_{axis}_prob", type=arguments.share, metavar="P",
                            help=f"share of {what} that spans would mask if none overlapped (the config's)")
         group.add_argument(f"--mask_{axis}_length", type=arguments.span, metavar="N", help=f"{what} of a span (config's)")
-    parser.add_argument("--validate_after_updates", type=arguments.natural, default=0, metavar="N",
-                        help="no validation before (%(default)s; fairseq 10000)")
+    group.add_argument("--validate_after_updates", type=arguments.natural, default=0, metavar="N",
+                       help="no validation before (%(default)s; fairseq 10000)")
     args = arguments.parse(parser, argv)
     arguments.options_of(Schedule, args)  # refuses what does not go together
     arguments.options_of(TextRules, args)

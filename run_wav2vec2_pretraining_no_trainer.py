@@ -69,14 +69,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="negatives from all clips of the micro-batch, beside those of the same clip (%(default)s)")
     group.add_argument("--codebook_negatives", type=arguments.few, default=0, metavar="N",
                        help="negatives that are random codes (%(default)s)")
-    group.add_argument("--diversity_loss_weight", type=arguments.amount, metavar="W", help="in place of the config's")
+    group.add_argument("--diversity_loss_weight", type=arguments.amount, metavar="W", help="the config's; papers 0.1")
     group.add_argument("--feature_penalty_weight", type=arguments.amount, default=10.0, metavar="W",
-                       help="%(default)s, as BASE")
+                       help="weight of mean(features^2) (%(default)s, as BASE)")
     group.add_argument("--feature_grad_mult", type=arguments.amount, default=0.1, metavar="F",
                        help="the feature encoder's gradient is multiplied by this (%(default)s, as BASE)")
-    group.add_argument("--max_gumbel_temperature", type=arguments.above_zero, default=2.0, metavar="T", help="%(default)s")
-    group.add_argument("--min_gumbel_temperature", type=arguments.above_zero, default=0.5, metavar="T", help="%(default)s")
-    group.add_argument("--gumbel_temperature_decay", type=arguments.share, default=0.999995, metavar="F", help="%(default)s")
+    group.add_argument("--max_gumbel_temperature", type=arguments.above_zero, default=2.0, metavar="T",
+                       help="of the quantizer, at the first update (%(default)s)")
+    group.add_argument("--min_gumbel_temperature", type=arguments.above_zero, default=0.5, metavar="T",
+                       help="it falls no lower (%(default)s)")
+    group.add_argument("--gumbel_temperature_decay", type=arguments.share, default=0.999995, metavar="F",
+                       help="it is multiplied by this at each update (%(default)s)")
     group.add_argument("--on_collapse", choices=("warn", "stop"), default="warn",
                        help="where codes, accuracy or gradients say so: warn, or end the run with code 3 (%(default)s)")
     args = arguments.parse(parser, argv)

@@ -6,8 +6,10 @@ import errno
 import logging
 import os
 import reprlib
+import shutil
 import signal
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -39,8 +41,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def new_parser(docstring: str) -> argparse.ArgumentParser:
-    """A parser with --config; the script's docstring is its manual."""
-    parser = _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """A parser with --config; the script's docstring is its manual: text as wide as the terminal, commands as they are."""
+    width = shutil.get_terminal_size().columns - 2
+    manual = "\n\n".join(part if part.startswith("    ") else textwrap.fill(part, width) for part in docstring.split("\n\n"))
+    parser = _Parser(description=manual, usage="%(prog)s [--config FILE] --flag value ...", allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="YAML file of flags without the dashes; flags given here go before it")
     return parser
 

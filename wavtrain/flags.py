@@ -34,12 +34,12 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
     """What becomes of it. Fields of clips.ClipLimits, and how the work is done."""
     group = parser.add_argument_group("preparation")
     group.add_argument("--min_duration_in_seconds", type=seconds, default=0.1, metavar="S",
-                       help="shorter clips are left out (%(default)s)")
+                       help="shorter clips are left out (0.1; when decoding 0.025)")
     group.add_argument("--max_duration_in_seconds", type=seconds, default=40.0, metavar="S",
-                       help="longer clips are long audio (%(default)s)")
+                       help="longer clips are long audio (40; when decoding a day)")
     group.add_argument("--long_audio", choices=("drop", "crop", "split"), default="split",
                        help="leave long audio out, keep its first seconds, or cut it into equal pieces, crop and split without "
-                       "its transcript (%(default)s)")
+                       "its transcript (split; when decoding drop)")
     group.add_argument("--validation_split_percentage", type=percentage, metavar="P",
                        help="share of the training clips held out for validation, by a hash of their ids "
                        "(1, or 0 with --validation_split_names)")
@@ -79,7 +79,7 @@ def add_recogniser_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_ways_of_a_model(group: argparse._ArgumentGroup, last_dropout: str) -> None:
     group.add_argument("--trust_remote_code", action="store_true", help="run code that comes with a config of the Hub")
     for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", last_dropout, "layerdrop"):
-        group.add_argument(f"--{name}", type=share, metavar="P", help="in place of the config's")
+        group.add_argument(f"--{name}", type=share, metavar="P", help="probability, in place of the config's")
     group.add_argument("--gradient_checkpointing", action="store_true", help="compute activations twice to keep fewer")
     group.add_argument("--torch_compile", action="store_true", help="compile the layers: slow at first, then faster on GPUs")
     group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="default: as accelerate is configured")
@@ -99,10 +99,10 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     group = parser.add_argument_group("batches")
     group.add_argument("--per_device_train_batch_size", type=positive, metavar="N", help="clips in a micro-batch at "
                        "most (8; with --max_batch_duration_in_seconds as many as fit)")
-    group.add_argument("--per_device_eval_batch_size", type=positive, default=8, metavar="N", help="%(default)s")
+    group.add_argument("--per_device_eval_batch_size", type=positive, default=8, metavar="N", help="validation (%(default)s)")
     group.add_argument("--max_batch_duration_in_seconds", type=duration, metavar="S",
                        help="clips x the longest of them in a micro-batch (fairseq's max_tokens / 16000)")
-    group.add_argument("--pad_to_multiple_of", type=few, metavar="N", help="of samples in a batch")
+    group.add_argument("--pad_to_multiple_of", type=few, metavar="N", help="of the samples of a batch, when padded")
     return group
 
 
@@ -114,31 +114,31 @@ def add_beam_arguments(parser: argparse.ArgumentParser) -> None:
                        help="of the language model; token spells freely, word needs a lexicon or an ARPA file (%(default)s)")
     group.add_argument("--lexicon_path", metavar="FILE", help="the only words there are: lines of `word`, or of "
                        "`word<TAB>t o k e n s` (default: those of the ARPA file)")
-    group.add_argument("--lm_weight", type=amount, default=2.0, metavar="W", help="%(default)s")
-    group.add_argument("--word_score", type=float, default=-1.0, metavar="W", help="for each word (%(default)s)")
+    group.add_argument("--lm_weight", type=amount, default=2.0, metavar="W", help="of --lm_path (%(default)s)")
+    group.add_argument("--word_score", type=float, default=-1.0, metavar="W", help="added for each word (%(default)s)")
     group.add_argument("--unk_score", type=float, default=float("-inf"), metavar="W", help="for what is no word (never)")
-    group.add_argument("--beam_size", type=positive, default=50, metavar="N", help="%(default)s; the papers have 500 to 1500")
+    group.add_argument("--beam_size", type=positive, default=50, metavar="N", help="texts kept (%(default)s; papers 500, 1500)")
     group.add_argument("--beam_size_token", type=positive, metavar="N", help="tokens tried in each frame (all)")
-    group.add_argument("--beam_threshold", type=above_zero, default=25.0, metavar="T", help="%(default)s")
+    group.add_argument("--beam_threshold", type=above_zero, default=25.0, metavar="T", help="drop what is worse (%(default)s)")
     group.add_argument("--num_hypotheses", type=positive, default=1, metavar="N",
                        help="texts of each utterance in hypotheses.jsonl, and for --rescoring_lm to choose from (%(default)s)")
     group.add_argument("--rescoring_lm", metavar="MODEL", help="causal transformer that chooses among --num_hypotheses texts")
-    group.add_argument("--rescoring_weight", type=amount, default=1.0, metavar="W", help="%(default)s")
+    group.add_argument("--rescoring_weight", type=amount, default=1.0, metavar="W", help="of --rescoring_lm (%(default)s)")
     group.add_argument("--tune", type=positive, nargs="?", const=30, metavar="N", help="find --lm_weight and --word_score on "
                        "the --validation_split_names, in so many trials (30)")
 
 
-def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+def add_text_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """What is learned of the transcripts. Fields of transcripts.TextRules."""
-    group = parser.add_argument_group("transcripts")
-    group.add_argument("--text_case", choices=("keep", "lower", "upper"), default="keep", help="of letters (%(default)s)")
-    group.add_argument("--remove_punctuation", action="store_true", help="but apostrophes inside words")
+    group = parser.add_argument_group("transcripts", "what a model was trained with is its default when it decodes")
+    group.add_argument("--text_case", choices=("keep", "lower", "upper"), default="keep", help="of letters (keep)")
+    group.add_argument("--remove_punctuation", action="store_true", help="remove it, but apostrophes inside words")
     group.add_argument("--chars_to_ignore", nargs="+", default=(), metavar="C", help="characters to remove")
-    group.add_argument("--unicode_form", choices=("NFC", "NFD", "NFKC", "none"), default="NFC", help="%(default)s")
+    group.add_argument("--unicode_form", choices=("NFC", "NFD", "NFKC", "none"), default="NFC", help="of accents (NFC)")
     group.add_argument("--digits", choices=("keep", "reject"), default="keep",
                        help="train on transcripts with digits, whose reading is unknown, or leave them out (%(default)s)")
-    group.add_argument("--unit", choices=("letters", "phones"), default="letters",
-                       help="what is recognised; phones are separated by spaces (%(default)s)")
+    group.add_argument("--unit", choices=("letters", "phones"), default="letters", help="phones have spaces between (letters)")
+    return group
 
 
 def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,19 +147,19 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning_rate", type=above_zero, default=5e-5, metavar="R", help="the highest (%(default)s)")
     group.add_argument("--weight_decay", type=amount, default=0.0, metavar="W", help="of AdamW (%(default)s)")
     group.add_argument("--exempt_norms_and_biases", action="store_true", help="no weight decay there (fairseq decays all)")
-    group.add_argument("--adam_beta1", type=below_one, default=0.9, metavar="B", help="%(default)s")
-    group.add_argument("--adam_beta2", type=below_one, default=0.999, metavar="B", help="%(default)s; fairseq 0.98")
-    group.add_argument("--adam_epsilon", type=above_zero, default=1e-8, metavar="E", help="%(default)s; fairseq 1e-6")
+    group.add_argument("--adam_beta1", type=below_one, default=0.9, metavar="B", help="of AdamW (%(default)s)")
+    group.add_argument("--adam_beta2", type=below_one, default=0.999, metavar="B", help="of AdamW (%(default)s; papers 0.98)")
+    group.add_argument("--adam_epsilon", type=above_zero, default=1e-8, metavar="E", help="of AdamW (%(default)s; papers 1e-6)")
     group.add_argument("--max_grad_norm", type=above_zero, metavar="G", help="clip the gradient to this norm (default: not)")
     group.add_argument("--max_skipped_in_a_row", type=positive, default=20, metavar="N",
                        help="updates whose gradient is not finite are skipped; so many in a row end the run (%(default)s)")
-    group.add_argument("--num_train_epochs", type=positive, default=3, metavar="N", help="%(default)s")
+    group.add_argument("--num_train_epochs", type=positive, default=3, metavar="N", help="passes over the speech (%(default)s)")
     group.add_argument("--max_train_steps", type=positive, metavar="N", help="optimizer updates, instead of epochs")
     group.add_argument("--gradient_accumulation_steps", type=positive, default=1, metavar="N",
                        help="micro-batches of each process in one exact update (%(default)s)")
-    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="linear", help="%(default)s")
-    group.add_argument("--num_warmup_steps", type=natural, default=0, metavar="N", help="updates (%(default)s)")
-    group.add_argument("--polynomial_power", type=above_zero, default=1.0, metavar="P", help="%(default)s")
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="linear", help="after the warm-up (%(default)s)")
+    group.add_argument("--num_warmup_steps", type=natural, default=0, metavar="N", help="of rising rate (%(default)s)")
+    group.add_argument("--polynomial_power", type=above_zero, default=1.0, metavar="P", help="of the polynomial (%(default)s)")
     group.add_argument("--tri_stage_ratios", type=share, nargs="+", default=(0.1, 0.4, 0.5), metavar="R",
                        help="tri_stage: warm-up, hold and decay as parts of the run (0.1 0.4 0.5)")
     group.add_argument("--lr_init_scale", type=share, default=0.01, metavar="S", help="tri_stage: begins there (%(default)s)")
