@@ -2,15 +2,15 @@
 
     accelerate launch run_ctc_finetuning.py --dataset_name librispeech_asr --dataset_config_names clean \\
         --dataset_split_names train.100 --validation_split_names validation \\
-        --model_name_or_path runs/base --output_dir runs/base_100h
-    python run_ctc_finetuning.py --config configs/demo_finetuning.yaml
+        --model_name_or_path runs/base --output_dir runs/base_100h    # needs a GPU and the Hub
+    python run_ctc_finetuning.py --config configs/demo_finetuning.yaml --model_name_or_path runs/demo_pretraining \\
+        --output_dir runs/demo_finetuning
 
-The second makes the encoder of `make demo` a recogniser, on a laptop. --model_name_or_path is the output of a pretraining, or
-any checkpoint that transformers can give a CTC head; --config_name starts from random weights. The vocabulary is that of the
-training transcripts, or --vocabulary. Every --eval_steps the validation split is decoded: the model with the lowest word error
-rate is the one that lies in --output_dir, the last one is the newest of its checkpoints. One update is one exact mean over the
-utterances of all micro-batches of all processes, and a killed run goes on exactly with --resume_from_checkpoint latest.
-run_ctc_decoding.py decodes and scores what comes out; docs/recipes.md has the papers' recipes.
+The second is a part of `make demo`. --model_name_or_path is the output of a pretraining, or what can be given a CTC head;
+--config_name starts from random weights. The vocabulary is that of the training transcripts. Every --eval_steps the
+validation split is decoded: the model with the lowest word error rate lies in --output_dir, the last one is the newest of its
+checkpoints. One update is one exact mean over the utterances of all micro-batches of all processes, and a killed run goes on
+exactly with --resume_from_checkpoint latest. run_ctc_decoding.py decodes and scores; docs/recipes.md has the papers'.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     accelerate launch run_wav2vec2_pretraining_no_trainer.py --dataset_name librispeech_asr \\
         --dataset_config_names clean clean --dataset_split_names validation test \\
-        --model_name_or_path configs/models/wav2vec2-base --output_dir runs/base
+        --model_name_or_path configs/models/wav2vec2-base --output_dir runs/base    # needs a GPU and the Hub
     python run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml
 
 The second learns on two cores of a laptop within minutes: contrastive accuracy rises from 0.01 (chance), and the picture
