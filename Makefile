@@ -6,6 +6,7 @@ FINETUNE := $(RUN) run_ctc_finetuning.py --config configs/demo_finetuning.yaml -
 DECODE := $(RUN) run_ctc_decoding.py --dataset_name demo_corpus --dataset_split_names test --validation_split_names validation
 # Python 3.13 has no wheel of the beam search, so these may fail without ending the demo.
 LM := --decoder beam --lm_unit token --lm_path runs/demo_letters.arpa --tune 10
+QUICK := architecture documents recipes batching masking schedules measures error_rates transcripts vocabularies decoding windows collapse
 
 .PHONY: demo test check clean
 
@@ -27,7 +28,7 @@ test: $(VENV)/ready-dev
 
 check: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
-	$(RUN) -m pytest tests/test_architecture.py
+	$(RUN) -m pytest $(QUICK:%=tests/test_%.py) -k "not documents_runs and not form_of_corpus"
 
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; make PYTHON=python3.11, say"; exit 2; }

@@ -86,6 +86,9 @@ def test_every_flag_and_file_of_a_document_exists(page):
     named = set(re.findall(r"(?<![\w-])--([a-z][\w-]+)", text))
     assert not named - known_flags()
     assert not [path for path in PATHS.findall(text) if not (ROOT / path).exists()]
+    scripts = set(re.findall(r"\b(?:run|bench)_\w+\.py\b", text)) - {"run_speech_recognition_ctc.py"}
+    assert not [name for name in scripts if not any(ROOT.glob(name)) and not any(ROOT.glob(f"*/{name}"))]
+    assert all(importlib.util.find_spec(module) for module in re.findall(r"python -m (wavtrain[\w.]*\w)", text))
 
 
 def test_the_workflow_runs_what_ci_runs():
@@ -172,7 +175,7 @@ def write_beside(form: str, written: str, named: str):
 DATA = {  # writes what the example of a form names, mostly three utterances
     "folder of audio": write_form("my_recordings", "bare folder"),
     "audio files": lambda world: [soundfile.write(world / name, sound(1), 16_000) for name in ("one.wav", "two.mp3")],
-    "audiofolder": lambda world: [write_form(f"demo_corpus/{split}", "metadata.csv")(world) for split in ("train", "validation")],
+    "audiofolder": lambda world: [write_form(f"demo_corpus/{part}", "metadata.csv")(world) for part in ("train", "validation")],
     "LibriSpeech's tree": write_form("LibriSpeech/train-clean-100", "LibriSpeech"),
     "parquet, arrow, save_to_disk": write_form("folder_of_parquet", "parquet"),
     "stream": write_form("folder_of_parquet", "parquet"),

@@ -1,5 +1,6 @@
 """The published models and recipes: they load, have the published sizes, and say the hours of speech per update they have."""
 
+import csv
 import json
 import re
 import shlex
@@ -190,6 +191,26 @@ def test_recipes_hold_the_published_values(name):
 def test_every_recipe_is_in_the_table():
     table = (ROOT / "docs" / "recipes.md").read_text()
     assert all(f"| {path.stem} |" in table for path in [*RECIPES, *FINETUNING])
+    assert all(re.search(rf"\b{path.stem}\b", table) for path in (ROOT / "configs").glob("*.yaml"))
+
+
+ENCODERS_OF_PAPERS = {
+    "BASE LS-960": "BASE, LibriSpeech-960", "LARGE LS-960": "LARGE, LibriSpeech-960", "LARGE LV-60k": "LARGE, Libri-Light",
+    "LARGE-scratch -": "LARGE, no pretraining", "HUBERT-BASE LS-960": "HuBERT BASE, LibriSpeech-960",
+    "HUBERT-LARGE LL-60k": "HuBERT LARGE, Libri-Light", "HUBERT-XL LL-60k": "HuBERT X-LARGE, Libri-Light",
+    "torchaudio-HUBERT-BASE LS-960": "HuBERT BASE of torchaudio"}
+
+
+def test_published_error_rates_are_all_there_and_nothing_else(shared_data):
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|([^|]*)\|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    shown = {(encoder, hours.replace(" min", "m").replace(" h", "h"), lm, rates.strip()) for encoder, hours, *columns in rows
+             for lm, rates in zip(("none", "4gram", "transf"), columns, strict=True) if rates.count(" / ") == 3}
+    with open(shared_data.parent / "reference" / "published_wer.csv", newline="") as file:
+        published = {(ENCODERS_OF_PAPERS[f"{row['model']} {row['unlabeled']}"], row["labeled"], row["lm"],
+                      " / ".join(row[part] for part in ("dev_clean", "dev_other", "test_clean", "test_other")))
+                     for row in csv.DictReader(file)}
+    assert shown == published
 
 
 BASE_SECONDS, LARGE_SECONDS = 8 * 3_200_000 / 16_000, 20 * 1_280_000 / 16_000  # GPUs x samples of fairseq's max_tokens
@@ -277,7 +298,7 @@ def test_w2v_bert_holds_the_values_of_its_notebook():
 def test_the_documented_decoding_has_the_weights_of_its_table():
     page = (ROOT / "docs" / "recipes.md").read_text()
     command = re.search(r"^    python run_ctc_decoding.py ((?:.*\\\n)*.*)", page, re.MULTILINE)[1].replace("\\\n", " ")
-    args = run_ctc_decoding.parse_arguments(shlex.split(command))
+    args = run_ctc_decoding.parse_arguments(shlex.split(command, comments=True))
     assert args.model_name_or_path == "runs/ctc_base_10m"
     assert f"| LibriSpeech-960 | 10 min | {args.lm_weight:.2f} / {args.word_score:.2f} |" in page
     assert (args.beam_size, args.decoder) == (1500, "beam")
