@@ -19,7 +19,8 @@ FLOORS = {  # of all folders and wavtrain/ itself
        "workers "
        "collapse repository "
        "audio_paths mp3_length resampling rows shard_checksums tables waveforms "
-       "error_rates filter_banks transcripts vocabulary_files",
+       "error_rates filter_banks transcripts vocabulary_files "
+       "fairseq_layout fairseq_pickles",
     1: "accumulation checkpoint_files contrastive engine flags places reports "
        "meter summaries tracking "
        "clips dataset_corpora prepared_directory table_corpora "
@@ -27,14 +28,15 @@ FLOORS = {  # of all folders and wavtrain/ itself
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
        "adapters ctc decoding lexicons scores transcribed_clips",
     3: "speech_batches training_run manifests speech_cache "
-       "beam_decoding pseudo_labels recognisers windows",
+       "beam_decoding pseudo_labels recognisers windows "
+       "from_fairseq",
     4: "preparation beam_workers ctc_batches onnx_export rescoring transcription",
     5: "training_speech tuning",
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PACKAGE = sorted(path for path in (ROOT / "wavtrain").rglob("*.py") if path.stem != "__init__")
 FOLDERS = {folder: [path for path in PACKAGE if path.parent.name == folder]
-           for folder in ("wavtrain", "checks", "hub", "models", "recognition", "reporting", "speech")}
+           for folder in ("wavtrain", "checks", "conversion", "hub", "models", "recognition", "reporting", "speech")}
 SCRIPTS = sorted(ROOT.glob("run_*.py"))
 MAX_FUNCTION, MAX_MODULE, MAX_SCRIPT, MAX_NESTING, MAX_SHARED = 50, 200, 280, 4, 0.25
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try)

@@ -1,0 +1,1 @@
+"""Models of other systems, as directories that transformers and the scripts here read."""
