@@ -263,16 +263,15 @@ def test_phones_make_a_recogniser_of_phones(tmp_path):
 
 
 def test_without_settings_models_are_taken_for_what_is_published(tmp_path, capsys):
-    """Of full kernels: their strides are known."""
-    kernels, strides = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-    shape = replace(LARGE, hidden=128, heads=2, layers=1, inner=16, positions=(4, 16),
-                    convolutions=tuple((8, *each) for each in zip(kernels, strides, strict=True)))
-    path = save(tmp_path / "told.pt", random_tensors(shape), args=Namespace(**settings_of(shape)))
+    convolutions = ((8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2)  # of the published kernels
+    shape = replace(LARGE, hidden=768, heads=12, layers=1, inner=16, positions=(4, 16), convolutions=convolutions)
+    settings = settings_of(shape, conv_feature_layers="[(8, 10, 5)] + [(8, 3, 2)] * 4 + [(8,2,2)] * 2")
+    path = save(tmp_path / "told.pt", random_tensors(shape), args=Namespace(**settings))
     told = files_of([path], tmp_path / "told")
     assert "taken as in published" not in capsys.readouterr().out
     guessed = files_of([save(tmp_path / "bare.pt", random_tensors(shape))], tmp_path / "guessed")
     assert ("taken as in published models: conv_feature_layers as published, layer_norm_first True, "
-            "encoder_attention_heads 2, normalize True") in capsys.readouterr().out
+            "encoder_attention_heads 12, normalize True") in capsys.readouterr().out
     assert told["model.safetensors"] == guessed["model.safetensors"]
     first, second = (json.loads(each["config.json"]) for each in (told, guessed))
     drawn = ("dropout", "drop", "mask_time", "negatives", "temperature")  # of training
@@ -303,6 +302,8 @@ def test_no_tensor_is_lost_and_none_is_made_up(tmp_path, tensors, said):
 
 
 @pytest.mark.parametrize(("settings", "said"), [
+    ({"encoder_attention_heads": None}, "nothing says how many encoder_attention_heads"),
+    ({"conv_feature_layers": None}, "strides of its convolutions are not known"),
     ({"conv_feature_layers": "[(12, 10, 5)] * 4"}, "strides of its convolutions are not known"),
     ({"conv_feature_layers": "__import__('os').system('x')"}, "strides of its convolutions are not known"),
     ({"activation_fn": "tanh"}, "its activation_fn is tanh"),

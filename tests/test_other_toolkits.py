@@ -1,4 +1,4 @@
-"""What comes out of training here, read by transformers, torchaudio and SpeechBrain: the same hidden states, layer by layer."""
+"""What comes out of training here, read by transformers, torchaudio, SpeechBrain and s3prl: the same hidden states."""
 
 from importlib import import_module
 
@@ -8,7 +8,7 @@ from conftest import write_model
 from test_fairseq_checkpoints import difference, waves
 from test_recognisers import LARGER, config_folder, load, write
 from torch.nn.functional import layer_norm
-from transformers import AutoModel, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
+from transformers import AutoFeatureExtractor, AutoModel, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
 from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
@@ -96,3 +96,14 @@ def test_speechbrain(pretrained, tmp_path):
     assert difference(model(waves())[:-1], torch.stack(wanted[:-1])) < 1e-5
     model.output_all_hiddens = False
     assert difference(model(waves()), wanted[-1]) < 1e-5
+
+
+@torch.no_grad()
+def test_s3prl(pretrained):
+    upstream = module_of("s3prl.upstream.hf_wav2vec2.hubconf")
+    folder, _ = pretrained
+    heard = AutoFeatureExtractor.from_pretrained(folder)(list(waves().numpy()), sampling_rate=16_000, return_tensors="pt")
+    wanted = hidden_states(Wav2Vec2Model.from_pretrained(folder).eval(), heard["input_values"])
+    found = upstream.hf_wav2vec2_custom(folder).eval()(list(waves()))["hidden_states"]
+    assert len(found) == len(wanted)
+    assert difference(torch.stack(found[:-1]), torch.stack(wanted[:-1])) < 1e-5

@@ -14,7 +14,7 @@ from torch import Tensor
 CTC_PREFIX, CTC_HEAD = "w2v_encoder.w2v_model.", "w2v_encoder.proj."
 ONLY_OF_HUBERT = "label_embs_concat"
 PUBLISHED_STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}  # by kernel widths
-PUBLISHED_HEAD_SIZE = 64
+PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # by width: BASE, LARGE, XLS-R and HuBERT of 1 and 2 billion
 MIN_MASKS = 2
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new", "relu": "relu"}
 LAYER = r"encoder\.layers\.(\d+)\."
@@ -122,7 +122,7 @@ def config_of(
         "feat_extract_norm": "layer" if has_layer_norms else "group",
         "do_stable_layer_norm": bool(told("layer_norm_first", has_layer_norms)), "hidden_size": hidden,
         "num_hidden_layers": _count(tensors, LAYER + r"fc1\.weight"), "hidden_act": ACTIVATIONS[activation],
-        "num_attention_heads": told("encoder_attention_heads", hidden // PUBLISHED_HEAD_SIZE),
+        "num_attention_heads": _heads(told("encoder_attention_heads", PUBLISHED_HEADS.get(hidden))),
         "intermediate_size": len(tensors["encoder.layers.0.fc1.weight"]), "num_conv_pos_embeddings": num_positions,
         "num_conv_pos_embedding_groups": hidden // per_group, "mask_time_min_masks": MIN_MASKS}
     if layout.head:  # what fairseq calls <s>, its blank, is <pad> in transformers
@@ -138,6 +138,12 @@ def config_of(
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return sum(re.fullmatch(pattern, name) is not None for name in tensors)
+
+
+def _heads(told: int | None) -> int:
+    if told is None:
+        raise ValueError("nothing says how many encoder_attention_heads it has, and no published model has this width")
+    return told
 
 
 def _strides(dims: Sequence[int], kernels: Sequence[int], told: str) -> Sequence[int]:

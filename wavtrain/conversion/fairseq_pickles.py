@@ -19,8 +19,8 @@ from torch import Tensor
 from wavtrain import InputError
 
 PICKLES_OF_OLD_FILES = 4  # before torch 1.6: a number, a version, the machine, the checkpoint
-OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RecursionError, RuntimeError, TypeError,
-             ValueError, UnpicklingError, struct.error, zipfile.BadZipFile)
+OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, RuntimeError,
+             TypeError, ValueError, UnpicklingError, struct.error, zipfile.BadZipFile)
 UNSET = ("???", "${")  # how omegaconf writes what is missing or elsewhere
 
 
