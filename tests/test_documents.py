@@ -26,7 +26,7 @@ import run_preprocessing
 COMMANDS = documents.commands()
 TO_RUN = sorted({command.text: command for command in COMMANDS if not command.needs}.values(), key=documents.turn)
 OF_SLURM = {"wrap", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "requeue", "signal"}
-OF_OTHERS = {"help", "cov", "hook-type", "target"} | OF_SLURM
+OF_OTHERS = {"help", "hook-type", "repo-type", "local-dir"} | OF_SLURM
 PATHS = re.compile(r"\b(?:docs|tests|configs|wavtrain|benchmarks|demo_corpus)/[\w./-]+\.(?:md|py|yaml|json)\b")
 
 
@@ -76,7 +76,7 @@ def known_flags() -> set[str]:
     known = set(OF_OTHERS).union(*map(flags, SCRIPTS), {"config"})
     for parser in (launch_command_parser(), get_args_parser()):
         known |= {option.lstrip("-").replace("-", "_") for action in parser._actions for option in action.option_strings}
-    ours = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "wavtrain" / "recognition").glob("*.py")]
+    ours = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "wavtrain").rglob("*.py")]
     return known | set(re.findall(r'"--(\w+)"', "".join(path.read_text() for path in ours)))
 
 
