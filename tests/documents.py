@@ -107,9 +107,9 @@ def python_blocks() -> list[tuple[str, str]]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in re.finditer(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE):
-            code = re.sub(r"^    ", "", block[0], flags=re.MULTILINE).strip()
-            if re.match(r"(?:import|from) \w", code):
-                found.append((f"{page.relative_to(ROOT)}:{text[:block.start()].count(chr(10)) + 1}", code))
+            lines = re.sub(r"^    ", "", block[0].strip("\n"), flags=re.MULTILINE)
+            if code := re.search(r"(?:^|\n\n)((?:import|from) \w.*)", lines, re.DOTALL):
+                found.append((f"{page.relative_to(ROOT)}:{text[:block.start()].count(chr(10)) + 1}", code[1]))
     return found
 
 
