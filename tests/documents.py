@@ -3,6 +3,7 @@
 A line `# needs ...` (the Hub, GPUs, minutes, ...) marks the command it ends, or the rest of its block if it stands alone.
 """
 
+import ast
 import importlib
 import os
 import re
@@ -22,7 +23,8 @@ from torch.distributed.run import get_args_parser
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")),
          *sorted((ROOT / ".github").rglob("*.md"))]
 SCRIPTS = sorted(ROOT.glob("run_*.py"))
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 PROGRAMS = "python accelerate torchrun pip make for srun sbatch ffmpeg git pre-commit hf wandb tensorboard mlflow".split()
 TEXTS = "zero one|two three|four five six|seven|eight nine|one two".split("|")
 
@@ -64,18 +66,21 @@ def commands() -> list[Command]:
     found = [command for page in PAGES for command in _of_blocks(page.relative_to(ROOT), page.read_text(encoding="utf-8"))]
     for script in SCRIPTS:
         found += _of_blocks(Path(script.name), importlib.import_module(script.stem).__doc__)
+    for bench in BENCHMARKS:
+        docstring = ast.get_docstring(ast.parse(bench.read_text(encoding="utf-8")), clean=False) or ""
+        found += _of_blocks(bench.relative_to(ROOT), docstring, "minutes of a quiet machine")
     for config in CONFIGS:
         found += _of_config(config.relative_to(ROOT), config.read_text(encoding="utf-8"))
     return found
 
 
-def _of_blocks(place: Path, text: str, marked: str = "") -> list[Command]:
-    found, fenced = [], False
+def _of_blocks(place: Path, text: str, needs_of_all: str = "") -> list[Command]:
+    found, fenced, marked = [], False, needs_of_all
     lines = iter(enumerate(text.splitlines(), start=1))
     for number, line in lines:
         fenced ^= line.startswith("```")
         if not fenced and not line.startswith("    "):
-            marked = ""
+            marked = needs_of_all
             continue
         line = line.strip().removeprefix("$ ")
         while line.endswith("\\"):
