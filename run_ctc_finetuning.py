@@ -14,8 +14,6 @@ exactly with --resume_from_checkpoint latest. run_ctc_decoding.py decodes and sc
 """
 
 import argparse
-import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -30,15 +28,19 @@ from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, clipped, synchronised_if
-from wavtrain.durable_files import write_lines
+from wavtrain.checks.published import fine_tuning_recipe
+from wavtrain.checks.run_shape import RunSettings
+from wavtrain.checks.transcript_checks import FineTuning, transcript_checks
 from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, recognition_measures
 from wavtrain.models import encoders
 from wavtrain.optimizers import OptimizerOptions
-from wavtrain.places import TrainingPlaces, share_of, validation_places
+from wavtrain.places import share_of, validation_places
+from wavtrain.planned_run import PlannedRun
+from wavtrain.preflight import preflight
 from wavtrain.recognition import recognisers
-from wavtrain.recognition.ctc_batches import ON_THE_CPU, CtcBatches, CtcSettings, SpanMasks
+from wavtrain.recognition.ctc_batches import ON_THE_CPU, CtcBatches, CtcSettings, SpanMasks, write_lists
 from wavtrain.recognition.decoding import greedy
 from wavtrain.recognition.evaluate_metrics import CharacterErrorRate, WordErrorRate
 from wavtrain.recognition.padding import convolutions
@@ -46,8 +48,7 @@ from wavtrain.recognition.transcribed_clips import texts_of
 from wavtrain.recognition.transcripts import TextRules, normalised
 from wavtrain.recognition.vocabularies import Vocabulary, build_vocabulary, read_vocabulary
 from wavtrain.reporting.meter import Meter
-from wavtrain.reporting.summaries import run_summary
-from wavtrain.schedules import Schedule, learning_rate_factor, refuse_endless_warmup
+from wavtrain.schedules import Schedule, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -91,35 +92,33 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Prepare what is not prepared yet, then train; return the best validation, or the report of the preparation."""
+    """Prepare what is not prepared yet, check the run, train; return the best validation, or what --..._only asks for."""
     args = parse_arguments(argv)
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile,
                                   adapter_language=args.adapter_language)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
-    return prepared.report if args.preprocessing_only else train(args, accelerator, prepared)
+    if args.preprocessing_only:
+        return prepared.report
+    ahead = planned_run(args, accelerator, prepared)
+    found = preflight(ahead, partial(transcript_checks, options=arguments.options_of(FineTuning, args)),
+                      lambda inputs: ahead.model(**on_device(inputs, accelerator))["loss"])
+    return found if args.check_only else train(args, ahead)
 
 
-def train(args: argparse.Namespace, accelerator: Accelerator, prepared: PreparedSpeech) -> dict[str, Any]:
+def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
     """From an encoder, or from a checkpoint, to a recogniser. Returns the best validation."""
-    vocabulary = open_vocabulary(args, prepared)
-    recogniser, extractor = load_model(args, vocabulary)
-    speech, held_out = open_speech(args, prepared, vocabulary, recogniser.config, extractor)
-    per_update = accelerator.num_processes * args.gradient_accumulation_steps
-    total_steps = args.max_train_steps or args.num_train_epochs * speech.plan(epoch=0).num_updates(per_update)
-    refuse_endless_warmup(args.num_warmup_steps, total_steps)
+    accelerator, recogniser, held_out, total_steps = ahead.accelerator, ahead.model, ahead.held_out, ahead.total_steps
     model, optimizer = spread(accelerator, recogniser, arguments.options_of(OptimizerOptions, args))
-    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer,
-                      describer(args, vocabulary, extractor), vars(args),
-                      identity(accelerator, prepared, speech, recogniser, extractor, per_update),
-                      serves_best=held_out is not None)
+    run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer, describer(args, ahead),
+                      vars(args), identity(ahead), serves_best=held_out is not None)
     done = run.begin(total_steps, best={"step": 0})
-    announce(args, accelerator, recogniser, speech, held_out, per_update, total_steps)
+    if accelerator.is_main_process:
+        write_lists(args.output_dir, ahead.speech, held_out)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
     agreement, meter, best = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), done["best"]
-    places = TrainingPlaces(speech.plan, per_update, share_of(accelerator), total_steps, **run.next_place(done))
     with Interruption() as interruption, run:
-        for update in loaded(speech, places, args.dataloader_num_workers, accelerator.device):
+        for update in ahead.updates(args.dataloader_num_workers, **run.next_place(done)):
             place, sums = update[0].place, Sums()
             num_targets, stop = agreement.total(sum(each.counted_targets for each in update), interruption.requested)
             rate = args.learning_rate * learning_rate_factor(place.step, total_steps, arguments.options_of(Schedule, args))
@@ -143,11 +142,19 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
                 best = validated(args, accelerator, run, recogniser, held_out, place.step, is_last, best)
                 if place.step % args.saving_steps == 0 or is_last or stop:
                     run.save(place, {"samples_heard": meter.samples(), "skipped_updates": finite.skipped(), "best": best})
-            run.advance(place.step)
-            if stop and not is_last:
-                run.leave(place.step, interruption.signal)
+            run.advance(place.step, stop and not is_last, interruption.signal)
     run.finish(what_next(args.output_dir, best, total_steps))
     return best
+
+
+def planned_run(args: argparse.Namespace, accelerator: Accelerator, prepared: PreparedSpeech) -> PlannedRun:
+    """The model, its vocabulary, and the speech it will hear."""
+    vocabulary = open_vocabulary(args, prepared)
+    model, extractor = load_model(args, vocabulary)
+    speech = open_speech(args, prepared, vocabulary, model.config, extractor)
+    recipe = fine_tuning_recipe(model.config) if args.model_name_or_path else None
+    return PlannedRun(accelerator, prepared, model, extractor, *speech, recipe, arguments.options_of(RunSettings, args),
+                      arguments.options_of(Schedule, args))
 
 
 def open_vocabulary(args: argparse.Namespace, prepared: PreparedSpeech) -> Vocabulary:
@@ -172,19 +179,19 @@ def load_model(args: argparse.Namespace, vocabulary: Vocabulary) -> tuple[PreTra
     return model, extractor
 
 
-def describer(args: argparse.Namespace, vocabulary: Vocabulary, extractor: FeatureExtractionMixin) -> Any:
+def describer(args: argparse.Namespace, ahead: PlannedRun) -> Any:
     """Writes what belongs beside the weights of a recogniser."""
-    rules = arguments.options_of(TextRules, args)
-    return partial(recognisers.describe, extractor, vocabulary, rules, args.adapter_language)
+    settings = ahead.speech.settings
+    return partial(recognisers.describe, ahead.extractor, settings.vocabulary, settings.rules, args.adapter_language)
 
 
-def identity(accelerator: Accelerator, prepared: PreparedSpeech, speech: CtcBatches, model: PreTrainedModel,
-             extractor: FeatureExtractionMixin, per_update: int) -> dict[str, Any]:
+def identity(ahead: PlannedRun) -> dict[str, Any]:
     """What a run that is resumed must have in common with its beginning, beside the arguments."""
-    of_encoder = encoders.identity(model.config, extractor, per_update, prepared.report["fingerprint"],
-                                   accelerator.mixed_precision)
-    masks = {name: getattr(model.config, name, None) for name in ("mask_feature_prob", "mask_feature_length", "final_dropout")}
-    return {**of_encoder, **masks, "vocabulary": list(speech.settings.vocabulary.tokens)}
+    config = ahead.model.config
+    of_encoder = encoders.identity(config, ahead.extractor, ahead.per_update, ahead.prepared.report["fingerprint"],
+                                   ahead.accelerator.mixed_precision)
+    masks = {name: getattr(config, name, None) for name in ("mask_feature_prob", "mask_feature_length", "final_dropout")}
+    return {**of_encoder, **masks, "vocabulary": list(ahead.speech.settings.vocabulary.tokens)}
 
 
 def open_speech(args: argparse.Namespace, prepared: PreparedSpeech, vocabulary: Vocabulary, config: Any,
@@ -246,27 +253,6 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
     rates = {name: rate.compute(predictions=hypotheses, references=references)[name]
              for name, rate in (("wer", WordErrorRate()), ("cer", CharacterErrorRate()))}
     return {**recognition_measures(sums.over_processes(accelerator)), **rates}
-
-
-def announce(args: argparse.Namespace, accelerator: Accelerator, model: PreTrainedModel, speech: CtcBatches,
-             held_out: CtcBatches | None, per_update: int, total_steps: int) -> None:
-    """What is about to happen, what is likely to be a mistake; rejected.jsonl has a line for every clip left out."""
-    if accelerator.is_main_process:
-        tokens = speech.settings.vocabulary.tokens
-        print(f"{len(tokens)} tokens: {' '.join(tokens)[:200]}")
-        surveys = {"train": speech.survey, **({"validation": held_out.survey} if held_out else {})}
-        for line in (line for split, survey in surveys.items() for line in survey.summary(split)):
-            print(line)
-        lines = [json.dumps(each, ensure_ascii=False) for survey in surveys.values() for each in survey.rejected]
-        write_lines(os.path.join(args.output_dir, "rejected.jsonl"), lines)
-        texts = (normalised(text, speech.settings.rules) for text in speech.clips["text"])
-        write_lines(os.path.join(args.output_dir, "training_text.txt"), texts)  # for a language model
-        print(run_summary(speech.num_samples, speech.plan(epoch=0).num_batches, per_update, accelerator.num_processes,
-                          total_steps))
-        learning = sum(each.numel() for each in model.parameters() if each.requires_grad)
-        print(f"{learning / 1e6:.1f} of {sum(each.numel() for each in model.parameters()) / 1e6:.1f} million weights learn")
-        if held_out is None:
-            print("note: nothing is held out for validation, so the last model is kept, whatever its error rate")
 
 
 def what_next(output_dir: str, best: dict[str, Any], total_steps: int) -> str:

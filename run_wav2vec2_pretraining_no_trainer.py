@@ -27,8 +27,10 @@ from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, clipped, synchronised_if
-from wavtrain.batching import EpochPlan
 from wavtrain.checks.collapse import CollapseGuard
+from wavtrain.checks.objective_checks import Annealing, objective_checks
+from wavtrain.checks.published import pretraining_recipe
+from wavtrain.checks.run_shape import RunSettings
 from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, loaded
 from wavtrain.measures import Sums, pretraining_measures
@@ -36,10 +38,11 @@ from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.models.convolutions import kernels_and_strides
 from wavtrain.optimizers import OptimizerOptions
-from wavtrain.places import TrainingPlaces, share_of, validation_places
+from wavtrain.places import share_of, validation_places
+from wavtrain.planned_run import PlannedRun
+from wavtrain.preflight import preflight
 from wavtrain.reporting.meter import Meter
-from wavtrain.reporting.summaries import run_summary
-from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor, refuse_endless_warmup
+from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -95,34 +98,33 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Prepare what is not prepared yet, then train; return the last validation, or the report of the preparation."""
+    """Prepare what is not prepared yet, check the run, train; return the last validation, or what --..._only asks for."""
     args = parse_arguments(argv)
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
-    return prepared.report if args.preprocessing_only else train(args, accelerator, prepared)
+    if args.preprocessing_only:
+        return prepared.report
+    ahead = planned_run(args, accelerator, prepared)
+    found = preflight(ahead, partial(objective_checks, annealing=arguments.options_of(Annealing, args)),
+                      lambda inputs: ahead.model(**send_to_device(inputs, accelerator.device), temperature=1.0)["loss"])
+    return found if args.check_only else train(args, ahead)
 
 
-def train(args: argparse.Namespace, accelerator: Accelerator, prepared: PreparedSpeech) -> dict[str, Any]:
+def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
     """From random or given weights, or from a checkpoint, to a model directory. Returns the last validation."""
-    model, extractor = load_model(args)
-    speech, held_out = open_speech(args, prepared, model.config, extractor)
-    per_update = accelerator.num_processes * args.gradient_accumulation_steps
-    plan = speech.plan(epoch=0)
-    total_steps = args.max_train_steps or args.num_train_epochs * plan.num_updates(per_update)
-    announce(args, accelerator, speech, plan, per_update, total_steps)
-    identity = encoders.identity(model.config, extractor, per_update, prepared.report["fingerprint"],
-                                 accelerator.mixed_precision)  # before prepare() wraps the model
-    guard = collapse_guard(args, accelerator, model.config)
-    model, optimizer = spread(accelerator, model, arguments.options_of(OptimizerOptions, args))
+    accelerator, held_out, total_steps = ahead.accelerator, ahead.held_out, ahead.total_steps
+    identity = encoders.identity(ahead.model.config, ahead.extractor, ahead.per_update, ahead.prepared.report["fingerprint"],
+                                 accelerator.mixed_precision)
+    guard = collapse_guard(args, accelerator, ahead.model.config)
+    model, optimizer = spread(accelerator, ahead.model, arguments.options_of(OptimizerOptions, args))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer,
-                      partial(encoders.describe, extractor), vars(args), identity)
+                      partial(encoders.describe, ahead.extractor), vars(args), identity)
     done = run.begin(total_steps)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
     agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), {}
-    places = TrainingPlaces(speech.plan, per_update, share_of(accelerator), total_steps, **run.next_place(done))
     with Interruption() as interruption, run:
-        for update in loaded(speech, places, args.dataloader_num_workers, accelerator.device):
+        for update in ahead.updates(args.dataloader_num_workers, **run.next_place(done)):
             place, sums = update[0].place, Sums()
             num_targets, stop = agreement.total(sum(each.counted_targets for each in update), interruption.requested)
             rate, temperature = planned(args, place.step, total_steps)
@@ -148,11 +150,17 @@ def train(args: argparse.Namespace, accelerator: Accelerator, prepared: Prepared
                     run.record("validation", place.step, measured)
                 if place.step % args.saving_steps == 0 or is_last or stop:
                     run.save(place, {"samples_heard": meter.samples(), "skipped_updates": finite.skipped()})
-            run.advance(place.step)
-            if stop and not is_last:
-                run.leave(place.step, interruption.signal)
+            run.advance(place.step, stop and not is_last, interruption.signal)
     run.finish(f"{args.output_dir}: the model is there, training_curves.png shows how; run_ctc_finetuning.py goes on")
     return measured
+
+
+def planned_run(args: argparse.Namespace, accelerator: Accelerator, prepared: PreparedSpeech) -> PlannedRun:
+    """The model and the speech it will hear."""
+    model, extractor = load_model(args)
+    speech = open_speech(args, prepared, model.config, extractor)
+    return PlannedRun(accelerator, prepared, model, extractor, *speech, pretraining_recipe(model.config),
+                      arguments.options_of(RunSettings, args), arguments.options_of(Schedule, args))
 
 
 def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
@@ -209,21 +217,6 @@ def validate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
         sums.add({**output, **batch.known()}, batch.weight)
     model.train()
     return pretraining_measures(sums.over_processes(accelerator))
-
-
-def announce(args: argparse.Namespace, accelerator: Accelerator, speech: SpeechBatches, plan: EpochPlan, per_update: int,
-             total_steps: int) -> None:
-    """What is about to happen, and what is likely to be a mistake."""
-    refuse_endless_warmup(args.num_warmup_steps, total_steps)
-    if not accelerator.is_main_process:
-        return
-    settings = speech.settings
-    print(run_summary(speech.num_samples, plan.num_batches, per_update, accelerator.num_processes, total_steps))
-    if speech.num_too_short:
-        print(f"note: {speech.num_too_short} clips are too short for a mask of {settings.mask_time_length} frames and are left "
-              "out: raise --min_duration_in_seconds to have them counted in rejected.jsonl")
-    if settings.mask_time_prob < 0.3:
-        print(f"note: mask_time_prob is {settings.mask_time_prob}, a value for fine-tuning: give --mask_time_prob 0.65")
 
 
 if __name__ == "__main__":

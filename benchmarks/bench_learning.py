@@ -88,7 +88,7 @@ def train_as_the_suite(options: argparse.Namespace, args: argparse.Namespace, ou
     """The script's own loop."""
     args.max_batch_duration_in_seconds = None
     accelerator = Accelerator(cpu=True)
-    SCRIPT.train(args, accelerator, prepared(args, accelerator))
+    SCRIPT.train(args, SCRIPT.planned_run(args, accelerator, prepared(args, accelerator)))
 
 
 def train_as_the_example(options: argparse.Namespace, args: argparse.Namespace, output_dir: str) -> None:

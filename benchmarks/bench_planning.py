@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,13 @@ def describe(folder: Path, names: list[str], num_clips: int) -> None:
     import datasets
 
     from wavtrain.speech.prepared_directory import features
+    from wavtrain.speech.shard_checksums import CHECKSUMS, checksum
 
     datasets.DatasetInfo(features=features()).write_to_directory(folder / "train")
     state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "0" * 16, "_format_columns": None,
              "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train"}
     (folder / "train/state.json").write_text(json.dumps(state))
+    (folder / "train" / CHECKSUMS).write_text(json.dumps({name: checksum(str(folder / "train" / name)) for name in names}))
     report = {"fingerprint": "0" * 32, "splits": {"train": {"clips": num_clips, "hours": num_clips * 5.5 / 3600, "bytes": 0}},
               "rejected": {}, "remarks": {}, "arguments": {"validation_split_percentage": 0.0}}
     (folder / "preparation.json").write_text(json.dumps(report))
@@ -180,15 +183,12 @@ def way_to_the_first_batch(work: Path) -> dict[str, float]:
     prepared = script.training_speech(*(script.arguments.options_of(kind, args) for kind in (
         script.CorpusOptions, script.ClipLimits, script.CacheOptions)), accelerator)
     done("the directory")
-    model, extractor = script.load_model(args)
-    done("the model")
-    speech, _ = script.open_speech(args, prepared, model.config, extractor)
-    done("the clips")
-    plan = speech.plan(epoch=0)
-    script.announce(args, accelerator, speech, plan, 1, plan.num_batches)
-    done("the plan")
-    places = script.TrainingPlaces(speech.plan, 1, script.share_of(accelerator), plan.num_batches)
-    next(script.loaded(speech, places, args.dataloader_num_workers, accelerator.device))
+    ahead = script.planned_run(args, accelerator, prepared)
+    done("the model and the clips")
+    of_task = partial(script.objective_checks, annealing=script.arguments.options_of(script.Annealing, args))
+    script.preflight(ahead, of_task, lambda inputs: ahead.model(**inputs, temperature=1.0)["loss"])
+    done("the check before the run")
+    next(ahead.updates(args.dataloader_num_workers))
     done("the loader and its first batch")
     return {**stages, "to the first batch": sum(stages.values())}
 

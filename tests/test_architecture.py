@@ -20,18 +20,24 @@ FLOORS = {  # of all folders and wavtrain/ itself
        "collapse repository "
        "audio_paths mp3_length resampling rows shard_checksums tables waveforms "
        "error_rates filter_banks transcripts vocabulary_files "
-       "fairseq_layout fairseq_pickles",
+       "fairseq_layout fairseq_pickles "
+       "findings published",
     1: "accumulation checkpoint_files contrastive engine flags places reports "
        "meter summaries tracking "
        "clips dataset_corpora prepared_directory table_corpora "
-       "evaluate_metrics ngrams padding vocabularies",
+       "evaluate_metrics ngrams padding vocabularies "
+       "run_shape",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
        "adapters ctc decoding lexicons scores transcribed_clips",
     3: "speech_batches training_run manifests speech_cache "
        "beam_decoding pseudo_labels recognisers windows "
-       "from_fairseq",
-    4: "preparation beam_workers ctc_batches onnx_export rescoring transcription",
-    5: "training_speech tuning",
+       "from_fairseq "
+       "planned_run",
+    4: "preparation beam_workers ctc_batches onnx_export rescoring transcription "
+       "objective_checks speech_survey timing",
+    5: "training_speech tuning "
+       "cost transcript_checks",
+    6: "preflight",
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PACKAGE = sorted(path for path in (ROOT / "wavtrain").rglob("*.py") if path.stem != "__init__")

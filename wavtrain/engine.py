@@ -45,14 +45,14 @@ def accelerator_for(mixed_precision: str | None, **flags: Any) -> Accelerator:
         raise InputError("--mixed_precision fp16 needs a GPU, on a CPU it would do nothing: give bf16 or no")
     if accelerator.distributed_type not in ENGINES:
         raise InputError(f"{accelerator.distributed_type.value} is not supported: launch with a config of configs/accelerate/")
-    if _shards(accelerator):
+    if is_sharded(accelerator):
         _refuse_with_shards(accelerator.mixed_precision, flags)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     return accelerator
 
 
-def _shards(accelerator: Accelerator) -> bool:
+def is_sharded(accelerator: Accelerator) -> bool:
     """As launched. accelerate itself shards on GPUs only."""
     return accelerator.num_processes > 1 and _is_on("ACCELERATE_USE_FSDP")
 
@@ -79,7 +79,7 @@ def spread(
     accelerator: Accelerator, model: PreTrainedModel, options: OptimizerOptions
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
     """The model as this process trains it, and its optimizer. Sharded are each layer, and all the rest together."""
-    if not _shards(accelerator):
+    if not is_sharded(accelerator):
         return accelerator.prepare(model, adamw(model, options))
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise InputError(f"--model_name_or_path {model.config.name_or_path}: has batch norms, whose running means FSDP2 would "

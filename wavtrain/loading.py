@@ -21,6 +21,8 @@ from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
 class PlannedClips(Dataset):
     """Prepared clips of which plans make micro-batches."""
 
+    crops = False  # every clip to the shortest of its batch
+
     def __init__(self, clips: datasets.Dataset, num_samples: np.ndarray, seed: int, budget: BatchBudget) -> None:
         self.clips, self.num_samples, self.seed, self.budget = clips, num_samples, seed, budget
 

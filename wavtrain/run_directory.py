@@ -29,7 +29,8 @@ from wavtrain.durable_files import Lock, flush_tree, holder, lock, read_json, wr
 CHECKPOINTS, METRICS, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
 LOCK = ".run.lock"  # held by the main process of a run
 MODEL_PART = ".model.part"  # a model being written into the output directory
-OF_THE_START = ("config", "hub_token", "overwrite_output_dir", "resume_from_checkpoint")  # say how to start, not what to run
+# say how to start, not what to run
+OF_THE_START = ("check_only", "config", "hub_token", "overwrite_output_dir", "resume_from_checkpoint")
 NUM_NAMED = 3  # changed arguments that a refusal lists
 
 

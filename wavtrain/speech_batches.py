@@ -76,7 +76,7 @@ class SpeechBatches(PlannedClips):
         clips = clips.select_columns(["utterance_id", "audio"])
         super().__init__(clips.select(usable) if self.num_too_short else clips, num_samples[usable], settings.seed,
                          settings.budget)
-        self.settings = settings
+        self.settings, self.crops = settings, settings.crops
 
     def __getitem__(self, place: Place) -> SpeechBatch:
         _, waves = self.opened(place)

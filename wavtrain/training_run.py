@@ -140,9 +140,13 @@ class TrainingRun:
         self._tracking.record(phase, step, values)
         return {"step": step, **values}
 
-    def advance(self, step: int) -> None:
-        """The update is done with."""
+    def advance(self, step: int, leaves: bool, signal_number: int | None) -> None:
+        """The update is done with; the run leaves after a signal, when the checkpoint stands."""
         self._tracking.advance(step)
+        if leaves and self.is_main:
+            print(f"stopped after update {step}, which is saved: the same command with --resume_from_checkpoint latest goes on")
+        if leaves:
+            sys.exit(128 + (signal_number or signal.SIGTERM))
 
     def save(self, place: Place, counters: dict[str, Any]) -> None:
         """A checkpoint, complete or absent, that is also a model directory; with --push_to_hub the model goes there."""
@@ -180,12 +184,6 @@ class TrainingRun:
         for name in sorted(os.listdir(part), key=lambda name: (name.startswith("model"), name)):
             os.replace(os.path.join(part, name), os.path.join(self.options.output_dir, name))
         os.rmdir(part)
-
-    def leave(self, step: int, signal_number: int | None) -> None:
-        """After a signal, when the checkpoint stands."""
-        if self.is_main:
-            print(f"stopped after update {step}, which is saved: the same command with --resume_from_checkpoint latest goes on")
-        sys.exit(128 + (signal_number or signal.SIGTERM))
 
     def finish(self, what_next: str) -> None:
         """The model, the picture of the curves, the last upload, the last line."""

@@ -1,5 +1,7 @@
 """Prepared clips with text -> micro-batches for CTC: speed, waveform or filter banks, labels, masks, padding."""
 
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from wavtrain.batching import BatchBudget
+from wavtrain.durable_files import write_lines
 from wavtrain.loading import PlannedClips, padded, rounded_up
 from wavtrain.masking import frames_after, span_mask
 from wavtrain.places import Place
@@ -128,3 +131,11 @@ class CtcBatches(PlannedClips):
         if settings.channel_masks.probability:
             masks["channel_mask"] = span_mask(np.full(len(lengths), settings.hidden_size), *settings.channel_masks, generator)
         return masks
+
+
+def write_lists(folder: str, speech: CtcBatches, held_out: CtcBatches | None) -> None:
+    """rejected.jsonl has a line for every clip left out; training_text.txt is for a language model."""
+    rejected = [each for batches in (speech, held_out) if batches for each in batches.survey.rejected]
+    write_lines(os.path.join(folder, "rejected.jsonl"), [json.dumps(each, ensure_ascii=False) for each in rejected])
+    texts = (normalised(text, speech.settings.rules) for text in speech.clips["text"])
+    write_lines(os.path.join(folder, "training_text.txt"), texts)

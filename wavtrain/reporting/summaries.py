@@ -2,10 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
-from wavtrain.speech.waveforms import SAMPLING_RATE
-
 REMARKS = {
     "duplicate_audio": "have the same samples as an earlier clip",
     "empty_text": "have an empty transcript, stored as none",
@@ -33,11 +29,3 @@ def preparation_summary(folder: str, report: dict[str, Any]) -> str:
     if "validation" not in report["splits"] and report["arguments"]["validation_split_percentage"]:
         lines.append("  note: too few clips for any to be held out for validation: raise --validation_split_percentage")
     return "\n".join(lines)
-
-
-def run_summary(num_samples: np.ndarray, num_batches: int, per_update: int, num_processes: int, total_steps: int) -> str:
-    """What is about to happen: clips, hours, updates."""
-    hours = num_samples.sum() / SAMPLING_RATE / 3600
-    return (f"{len(num_samples)} clips, {hours:.2f} h, in {num_batches} micro-batches; {per_update} of them make an update, on "
-            f"{num_processes} processes: {hours * per_update / num_batches:.4f} h an update, {total_steps} updates, "
-            f"{total_steps * per_update / num_batches:.1f} epochs")
