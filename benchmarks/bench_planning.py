@@ -146,7 +146,8 @@ def describe(folder: Path, names: list[str], num_clips: int) -> None:
     state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "0" * 16, "_format_columns": None,
              "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False, "_split": "train"}
     (folder / "train/state.json").write_text(json.dumps(state))
-    (folder / "train" / CHECKSUMS).write_text(json.dumps({name: checksum(str(folder / "train" / name)) for name in names}))
+    known = {name: checksum(str(folder / "train" / name)) for name in (*names, "dataset_info.json", "state.json")}
+    (folder / "train" / CHECKSUMS).write_text(json.dumps(known))
     report = {"fingerprint": "0" * 32, "splits": {"train": {"clips": num_clips, "hours": num_clips * 5.5 / 3600, "bytes": 0}},
               "rejected": {}, "remarks": {}, "arguments": {"validation_split_percentage": 0.0}}
     (folder / "preparation.json").write_text(json.dumps(report))

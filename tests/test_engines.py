@@ -31,7 +31,7 @@ from training_runs import (
     steps_saved,
     words_of,
 )
-from transformers import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining
+from transformers import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
 import run_ctc_finetuning as finetuning
 import run_wav2vec2_pretraining_no_trainer as pretraining
@@ -43,6 +43,7 @@ from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.optimizers import OptimizerOptions, adamw
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+LIKE_ZERO_2 = {"FSDP_RESHARD_AFTER_FORWARD": "false"}
 OF_A_RUN = {**SMALL, "max_train_steps": 3, "saving_steps": 1, "eval_steps": 3, "seed": 3, "max_grad_norm": 2.0}
 OF_CTC = {"mask_time_prob": 0.3, "mask_time_length": 4, "freeze_finetune_updates": 1}
 CONFIGS = sorted((ROOT / "configs" / "accelerate").iterdir())
@@ -80,18 +81,18 @@ def command(folder):
     return words
 
 
-def ended_well(script, argv, num_processes):
-    environment = SHARDED if num_processes > 1 else {}
+def ended_well(script, argv, num_processes, **variables):
+    environment = {**SHARDED, **variables} if num_processes > 1 else {}
     assert codes(start(script, argv, num_processes, **environment)) == [0] * num_processes
 
 
-def goes_on(script, begun, output_dir, num_processes, command, **flags):
+def goes_on(script, begun, output_dir, num_processes, command, environment=(), **flags):
     """After the first checkpoint, with the other engine or the same."""
     shutil.copytree(begun, output_dir)
     for step in steps_saved(output_dir)[1:]:
         shutil.rmtree(checkpoint(output_dir, step))
     argv = command(script, output_dir, gradient_accumulation_steps=4 // num_processes, resume_from_checkpoint="latest", **flags)
-    ended_well(script, argv, num_processes)
+    ended_well(script, argv, num_processes, **dict(environment))
 
 
 def test_sharded_pretraining_is_that_of_one_process(command, tmp_path):
@@ -108,6 +109,16 @@ def test_sharded_pretraining_is_that_of_one_process(command, tmp_path):
     assert_same_run(tmp_path / "again", two, (".", *LAST))
     goes_on(pretraining, one, tmp_path / "other", 2, command)
     assert_close_run(tmp_path / "other", one, (".", *LAST))
+
+
+def test_sharded_like_zero_2_it_is_that_of_one_process(command, tmp_path):
+    """Weights stay whole from forward to backward; resumed it is the same to the bit."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    pretraining.main(command(pretraining, one, gradient_accumulation_steps=4))
+    ended_well(pretraining, command(pretraining, two, gradient_accumulation_steps=2), 2, **LIKE_ZERO_2)
+    assert_close_run(two, one, (".", *LAST))
+    goes_on(pretraining, two, tmp_path / "again", 2, command, LIKE_ZERO_2)
+    assert_same_run(tmp_path / "again", two, (".", *LAST))
 
 
 def test_sharded_fine_tuning_is_that_of_one_process(command, tmp_path):
@@ -186,6 +197,25 @@ def test_an_update_that_is_not_finite_in_one_part_is_skipped_in_all(tmp_path):
         assert [math.isfinite(each) for each in norms] == [True, False, True]
 
 
+def kinds_between(rank, folder):
+    """What the weights of a layer are between its forward and its backward pass, and after that, for each way to launch."""
+    kinds = []
+    for variables in ({}, LIKE_ZERO_2):
+        os.environ.update(variables)
+        model = spread(accelerator_for(None), Wav2Vec2Model(tiny(folder / str(rank)).config).eval(), OPTIONS)[0]
+        keys = model.encoder.layers[0].attention.k_proj
+        output = model(torch.ones(1, 1600)).last_hidden_state
+        kinds.append(type(keys.weight).__name__)
+        output.sum().backward()
+        kinds.append(type(keys.weight).__name__)
+    return kinds
+
+
+def test_launched_like_zero_2_weights_stay_whole_from_forward_to_backward(tmp_path):
+    for kinds in in_two_processes(kinds_between, tmp_path):
+        assert kinds == ["DTensor", "DTensor", "Parameter", "DTensor"]
+
+
 def refusals(rank, folder):
     """What the processes are told, case by case."""
     told = []
@@ -220,7 +250,9 @@ def test_what_cannot_be_sharded_is_refused_at_the_start(tmp_path):
                                                 ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")])
 def test_engines_with_updates_of_their_own_are_refused(variable, name, command, tmp_path, monkeypatch):
     monkeypatch.setenv(variable, "true")
-    assert refusal(pretraining, command(pretraining, tmp_path)).startswith(f"{name} is not supported")
+    told = refusal(pretraining, command(pretraining, tmp_path))
+    assert told.startswith(f"{name} is not supported")
+    assert re.search(r"configs/accelerate/\S+\.yaml", told)[0] in {str(path.relative_to(ROOT)) for path in CONFIGS}
 
 
 def test_one_process_has_nothing_to_shard(command, tmp_path, monkeypatch):
@@ -247,10 +279,10 @@ def test_shipped_configs_are_what_their_names_say(path, monkeypatch):
     assert given.num_processes == 8 * given.num_machines
     assert (given.machine_rank, given.main_process_ip) == ((1, "10.0.0.1") if has_many else (0, None))
     assert given.multi_gpu == path.stem.startswith("ddp")
-    assert (environment.items() >= SHARDED.items()) == path.stem.startswith("fsdp2") == given.use_fsdp
+    assert (environment.items() >= SHARDED.items()) == path.stem.startswith(("fsdp2", "zero2")) == given.use_fsdp
     if given.use_fsdp:
         assert {environment[f"FSDP_{name}"] for name in NOT_ASKED} == {"false"}
-        assert environment["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+        assert environment["FSDP_RESHARD_AFTER_FORWARD"] == ("false" if path.stem.startswith("zero2") else "true")
     script, *argv = given.training_script, *given.training_script_args
     args = importlib.import_module(script.removesuffix(".py")).parse_arguments(argv)
     assert args.max_train_steps

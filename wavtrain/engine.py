@@ -37,7 +37,7 @@ def accelerator_for(mixed_precision: str | None, **flags: Any) -> Accelerator:
     for variable, name in NOT_HERE.items():
         if _is_on(variable):
             raise InputError(f"{name} is not supported, as it clips, skips and counts updates in its own way: launch with "
-                             "a config of configs/accelerate/, for DDP or FSDP2")
+                             "configs/accelerate/zero2_one_node.yaml, which shards as ZeRO-2 does, or another config there")
     can_accelerate = torch.accelerator.is_available() and not torch.backends.mps.is_available()  # which has no float64
     views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # no second copy of the gradients beside DDP's
     accelerator = Accelerator(cpu=not can_accelerate, mixed_precision=mixed_precision, kwargs_handlers=[views])
