@@ -18,7 +18,7 @@ FLOORS = {  # of all folders and wavtrain/ itself
     0: "arguments attention batching convolutions durable_files layerdrop masking measures optimizers progress schedules "
        "workers "
        "collapse repository "
-       "audio_paths mp3_length resampling rows shard_checksums tables waveforms "
+       "audio_paths mp3_length resampling rows shard_checksums tables unfolding waveforms "
        "error_rates filter_banks transcripts vocabulary_files "
        "fairseq_layout fairseq_pickles "
        "findings published",

@@ -1,17 +1,24 @@
 """Files from others: none runs code, none leads outside its folder, none takes the memory; what is secret stays so."""
 
 import gzip
+import io
 import json
 import os
 import pickle
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -34,11 +41,15 @@ import run_ctc_finetuning
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
-from wavtrain.recognition.lexicons import refuse_odd_counts, spellings
+from wavtrain.loading import PlannedClips, budget_of
+from wavtrain.recognition.lexicons import KENLM_BINARY, refuse_deadly, refuse_odd_counts, spellings
 from wavtrain.recognition.vocabularies import build_vocabulary
 from wavtrain.run_directory import is_like, read_progress
+from wavtrain.speech import unfolding
 from wavtrain.speech.audio_paths import is_inside
+from wavtrain.speech.prepared_directory import open_prepared
 from wavtrain.speech.rows import Rejection
+from wavtrain.speech.shard_checksums import checksum
 from wavtrain.training_run import NOTHING_DONE
 
 TOKEN = "hf_secret0123"
@@ -170,6 +181,60 @@ def test_a_dataset_on_disk_names_no_files_elsewhere(tmp_path, name):
         rows_of(corpus)
 
 
+@pytest.fixture
+def prepared(places, tmp_path):
+    """A copy of the prepared speech whose files of a split may be written anew, checksums and all."""
+    folder = shutil.copytree(places / "prepared", tmp_path / "prepared")
+
+    def rewrite(name, content):
+        path, sums = folder / "train" / name, folder / "train" / "checksums.json"
+        path.write_text(content)
+        sums.write_text(json.dumps({**json.loads(sums.read_text()), name: checksum(str(path))}))
+
+    return folder, rewrite
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.arrow", "{}/elsewhere.arrow", "/dev/zero", "data-0000-00000.arrow/../../x"])
+def test_prepared_speech_names_no_files_elsewhere(prepared, tmp_path, name):
+    folder, rewrite = prepared
+    shutil.copy(folder / "train" / "data-0000-00000.arrow", tmp_path / "elsewhere.arrow")
+    state = json.loads((folder / "train" / "state.json").read_text())
+    rewrite("state.json", json.dumps({**state, "_data_files": [{"filename": name.format(tmp_path)}]}))
+    with pytest.raises(InputError, match=r"state\.json names .*, which is not beside it: prepare the corpus again"):
+        open_prepared(str(folder)).load("train")
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("state.json", "[]"), ("state.json", "{}"), ("state.json", '{"_data_files": [{}]}'), ("state.json", '{"_data_files": 3}'),
+    ("state.json", '{"_data_files": [{"filename": 3}]}'), ("state.json", "\0"), ("dataset_info.json", "{"),
+    ("dataset_info.json", "[]"), ("dataset_info.json", '{"features": {"audio": {"_type": "Intruder"}}}'),
+    ("dataset_info.json", '{"features": {"audio": {"dtype": "int8", "_type": "Value"}}}')])
+def test_odd_descriptions_of_prepared_speech_are_one_line(prepared, name, content):
+    folder, rewrite = prepared
+    rewrite(name, content)
+    with pytest.raises(InputError, match="prepare the corpus again") as raised:
+        open_prepared(str(folder)).load("train")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "3", *(f'{{"fingerprint": "x", "splits": {splits}}}' for splits in (
+    '3', '["train"]', '{"train": 3}', '{"train": {}}'))])
+def test_odd_reports_of_prepared_speech_are_one_line(prepared, content):
+    (prepared[0] / "preparation.json").write_text(content)
+    with pytest.raises(InputError, match=r"preparation\.json: is damaged"):
+        open_prepared(str(prepared[0]))
+
+
+def test_a_prepared_clip_unfolds_to_its_length_and_no_further(places):
+    speech = open_prepared(str(places / "prepared")).load("train")
+    longer = io.BytesIO()
+    soundfile.write(longer, np.zeros(16_000 * 600, np.int16), 16_000, format="FLAC")
+    row = {**speech[0], "audio": {"bytes": longer.getvalue()}}
+    clips = PlannedClips(datasets.Dataset.from_list([row]), np.array([row["num_samples"]]), 0, budget_of(1, None))
+    place = SimpleNamespace(micro_batch=SimpleNamespace(clips=np.array([0])))
+    assert [len(wave) for wave in clips.opened(place)[1]] == [row["num_samples"]]
+
+
 def test_paths_in_a_dataset_stay_in_it(tmp_path):
     write_clips(tmp_path, "a.flac")
     paths = [{"bytes": None, "path": path} for path in (str(tmp_path / "a.flac"), "../a.flac", "/dev/zero")]
@@ -274,6 +339,76 @@ def test_giant_lengths_and_bombs_take_no_memory(tmp_path):
     assert done.returncode == 0, done.stderr
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert {"giant.flac", "giant.wav", "silence.flac"} <= {os.path.basename(each["source"]) for each in rejected}
+
+
+def one_clip(content):
+    return audio_table({"bytes": content, "path": None})
+
+
+def arrow_bomb(path, new=pa.ipc.new_stream, codec="zstd"):
+    table = one_clip(bytes(2 << 20))
+    with new(path, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(("name", "write"), [
+    ("x.parquet", lambda path: pyarrow.parquet.write_table(one_clip(bytes(2 << 20)), path, compression="zstd")),
+    ("x.arrow", arrow_bomb), ("x.arrow", partial(arrow_bomb, codec="lz4")),
+    ("x.arrow", partial(arrow_bomb, new=pa.ipc.new_file))])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_that_unfold_to_gigabytes_are_refused_before_they_do(tmp_path, monkeypatch, name, write, streaming):
+    """Of megabytes here. Those who are as large when packed are not meant."""
+    monkeypatch.setattr(unfolding, "ALLOWED_BYTES", 1 << 20)
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    (tmp_path / "corpus").mkdir()
+    write(tmp_path / "corpus" / name)
+    with pytest.raises(InputError, match=rf"corpus/{name}: [\d,]+ bytes in it unfold to 2,097,"):
+        rows_of(tmp_path / "corpus", streaming=streaming)
+
+
+def test_tables_that_are_as_large_when_packed_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(unfolding, "ALLOWED_BYTES", 1 << 20)
+    corpus = write_parquet(tmp_path / "corpus", one_clip(os.urandom(2 << 20)), "x.parquet")
+    assert len(rows_of(corpus)) == 1
+    arrow_bomb(tmp_path / "small.arrow")
+    monkeypatch.undo()
+    unfolding.refuse_bombs(str(tmp_path))
+
+
+def test_a_dataset_on_disk_may_be_a_bomb_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(unfolding, "ALLOWED_BYTES", 1 << 20)
+    monkeypatch.setattr(datasets, "load_from_disk", None)
+    with_audio_feature(utterances()).save_to_disk(tmp_path / "corpus")
+    arrow_bomb(next((tmp_path / "corpus").glob("*.arrow")))
+    with pytest.raises(InputError, match="unfold to 2,097,"):
+        rows_of(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "tsv.xz", "csv.zip", "tar"])
+def test_packed_tables_are_not_opened(tmp_path, ending):
+    (tmp_path / f"x.{ending}").write_bytes(gzip.compress(b'{"file_name": "a.flac"}\n'))
+    with pytest.raises(InputError, match="neither audio nor a manifest"):
+        rows_of(tmp_path / f"x.{ending}")
+
+
+def die(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def complain(path):
+    raise RuntimeError("no room")
+
+
+def test_a_binary_over_which_kenlm_dies_is_tried_by_another_process(tmp_path):
+    (tmp_path / "lm.bin").write_bytes(KENLM_BINARY + b" format version 5\n")
+    with pytest.raises(InputError, match=r"--lm_path .*lm\.bin: KenLM crashes over it: it is damaged"):
+        refuse_deadly(str(tmp_path / "lm.bin"), die)
+    with pytest.raises(RuntimeError, match="no room"):
+        refuse_deadly(str(tmp_path / "lm.bin"), complain)
+    refuse_deadly(str(tmp_path / "lm.bin"), os.stat)
+    (tmp_path / "lm.arpa").write_text("text")
+    with pytest.raises(InputError, match=r"has no .1-grams"):  # text is not tried
+        refuse_deadly(str(tmp_path / "lm.arpa"), die)
 
 
 @pytest.mark.parametrize("content", [b"\\data\\\nngram 1=5\n\n\\1-grams:\n" + b"x" * 10**8, b"\n" * 10**8])

@@ -37,7 +37,8 @@ class PlannedClips(Dataset):
     def opened(self, place: Place) -> tuple[dict[str, list[Any]], list[np.ndarray]]:
         """The columns of a micro-batch's clips, and their samples."""
         rows = self.clips[place.micro_batch.clips.tolist()]
-        return rows, [decoded(name, audio["bytes"]) for name, audio in zip(rows["utterance_id"], rows["audio"], strict=True)]
+        columns = rows["utterance_id"], rows["audio"], rows["num_samples"]  # a few bytes could be hours of silence
+        return rows, [decoded(name, audio["bytes"], 0, length) for name, audio, length in zip(*columns, strict=True)]
 
     def random_at(self, place: Place) -> tuple[np.random.Generator, int]:
         """What decides all that is random in a micro-batch, and a seed for what the model draws: by (seed, step, number)."""

@@ -26,7 +26,7 @@ except ImportError:
 
 from wavtrain import InputError
 from wavtrain.recognition.decoding import Clock, Hypothesis, along, as_array, assembled, collapsed
-from wavtrain.recognition.lexicons import NOT_WORDS, UNKNOWN, Spelling, refuse_odd_counts, spellings
+from wavtrain.recognition.lexicons import NOT_WORDS, UNKNOWN, Spelling, refuse_deadly, spellings
 from wavtrain.recognition.vocabularies import Vocabulary
 
 NEVER = -1e4  # the log-probability of what is not to be; -inf would make sums that are not numbers
@@ -176,8 +176,16 @@ def _language_model(path: str | None, units: list[str], kind: str) -> Any:
     dictionary = Dictionary()
     for unit in dict.fromkeys([*units, UNKNOWN]):
         dictionary.add_entry(unit)
+
+    def use(path: str) -> None:
+        model = KenLM(path, dictionary)
+        begin = state = model.start(False)
+        for place in range(dictionary.index_size()):  # each word as the first, and after those before it
+            model.score(begin, place)
+            state, _ = model.score(state, place)
+
     try:
-        refuse_odd_counts(path)
+        refuse_deadly(path, use)
         model = KenLM(path, dictionary)
     except (RuntimeError, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         reason = "".join(character if character.isprintable() else " " for character in str(error).splitlines()[-1])

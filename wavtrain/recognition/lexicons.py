@@ -5,12 +5,13 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import IO
 
 from wavtrain import InputError
 from wavtrain.recognition.vocabularies import Vocabulary
+from wavtrain.workers import WorkerDiedError, Workers
 
 UNKNOWN = "<unk>"
 NOT_WORDS = {"<s>", "</s>", UNKNOWN, "<UNK>"}
@@ -97,12 +98,23 @@ def _lines(file: IO[str]) -> Iterator[str]:
         yield line
 
 
+def refuse_deadly(path: str, trial: Callable[[str], None]) -> None:
+    """A damaged KenLM binary may end the process that uses it: another one tries it first."""
+    with open(path, "rb") as file:
+        if file.read(len(KENLM_BINARY)) != KENLM_BINARY:
+            refuse_odd_counts(path)
+            return
+    try:
+        with Workers(trial, 1) as workers:
+            workers.submit(path).result()
+    except WorkerDiedError as error:
+        raise InputError(f"--lm_path {path}: KenLM crashes over it: it is damaged, build or copy it again") from error
+
+
 def refuse_odd_counts(path: str) -> None:
     """Counts in the head of an ARPA file that KenLM would die of: below 0, or of more n-grams than the file can hold."""
     with open(path, "rb") as file:
-        begin = file.read(len(KENLM_BINARY))
-    if begin == KENLM_BINARY:
-        return
+        begin = file.read(len(GZIP))
     is_zipped = begin.startswith(GZIP)
     most = os.path.getsize(path) * (GZIP_AT_BEST if is_zipped else 1) // BYTES_OF_A_GRAM
     with (gzip.open if is_zipped else open)(path, "rb") as file:

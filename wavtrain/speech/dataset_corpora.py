@@ -20,6 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from wavtrain import InputError
 from wavtrain.speech.audio_paths import AudioRoot, refuse_outside
 from wavtrain.speech.rows import Columns, Rejection, Row, Source, corpus_name, row_of_file
+from wavtrain.speech.unfolding import refuse_bombs
 
 BATCH_ROWS = 100
 # What goes wrong on the way to a dataset; the last is the HTTP client's own, whichever the installed version uses.
@@ -105,6 +106,7 @@ def sources_of_dataset(
     corpus = corpus or corpus_name(name)
     beyond = [part for part in (config, split) if part not in (None, "default", "train")]
     place, label = "/".join([name, *beyond]), "/".join([corpus, *beyond])
+    refuse_bombs(name)
     data, signature = _loaded(name, config, split, streaming, cache_dir, audio_root)
     columns = _settled(data, columns, place)
     if isinstance(data.features.get(columns.audio) if data.features else None, datasets.Audio):
@@ -112,13 +114,11 @@ def sources_of_dataset(
     folder = audio_root or (name if os.path.isdir(name) else None)
     table = _Table(data, columns, place, AudioRoot(folder) if folder else None, label)
     if not isinstance(data, datasets.IterableDataset):
-        signature = f"{signature}-{columns}"
-        yield Source(corpus, place, table.rows, signature=signature, num_rows=len(data), read_audio=table.read_audio)
+        yield Source(corpus, place, table.rows, "train", f"{signature}-{columns}", len(data), table.read_audio)
         return
     for number in range(data.num_shards):
         part = _Table(data.shard(data.num_shards, number), columns, f"{place}#{number}", table.root, f"{label}#{number}")
-        known = f"{signature}-{split}-{columns}-{number}-of-{data.num_shards}"
-        yield Source(corpus, part.name, part.streamed, signature=known)
+        yield Source(corpus, part.name, part.streamed, signature=f"{signature}-{split}-{columns}-{number}-of-{data.num_shards}")
 
 
 def downloaded_folder(name: str, config: str | None, cache_dir: str | None) -> str | None:

@@ -8,7 +8,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from wavtrain import InputError, __version__
 from wavtrain.durable_files import flush_folder, read_json, write_json, write_lines
-from wavtrain.speech.shard_checksums import CHECKSUMS, checksum, refuse_damaged
+from wavtrain.speech.shard_checksums import CHECKSUMS, DESCRIPTIONS, checksum, opened
 from wavtrain.speech.waveforms import SAMPLING_RATE
 
 SPLITS = ("train", "validation")
@@ -43,8 +42,7 @@ class PreparedSpeech:
         """The clips of a split, mapped into memory; None where it has none."""
         if split not in self.report["splits"]:
             return None
-        refuse_damaged(os.path.join(self.folder, split))
-        return datasets.load_from_disk(os.path.join(self.folder, split))
+        return opened(os.path.join(self.folder, split), features())
 
 
 def open_prepared(folder: str) -> PreparedSpeech | None:
@@ -53,9 +51,9 @@ def open_prepared(folder: str) -> PreparedSpeech | None:
     try:
         report = read_json(report_path)
         if report is not None:
-            report["fingerprint"], report["splits"]
+            report["fingerprint"], [each["clips"] for each in report["splits"].values()]
             return PreparedSpeech(folder, report)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{report_path}: is damaged ({error}): prepare this directory again with --overwrite_cache") from error
     if os.path.isfile(unfinished_path(folder, "plan.json")):
         raise InputError(f"{folder}: its preparation is not finished: run the run_preprocessing.py command that began it again")
@@ -78,7 +76,7 @@ def join_shards(folder: str, shards: list[str], identity: dict[str, Any]) -> Pre
     rejected = [rejection for record in records for rejection in record["rejected"]]
     write_lines(unfinished_path(folder, "rejected.jsonl"), (
         json.dumps({key: each[key] for key in ("source", "reason", "detail")}, ensure_ascii=False) for each in rejected))
-    totals = {split: _total(record["splits"][split] for record in records if split in record["splits"]) for split in SPLITS}
+    totals = {split: _total([record["splits"][split] for record in records if split in record["splits"]]) for split in SPLITS}
     totals = {split: total for split, total in totals.items() if total["clips"]}
     if "train" not in totals:
         raise InputError(_nothing_usable(folder, totals, rejected))
@@ -128,14 +126,17 @@ def drop_unfinished(folder: str) -> None:
 
 
 def _read_record(folder: str, shard: str) -> dict[str, Any]:
-    record = read_json(record_path(folder, shard))
-    for split in record["splits"].values():
-        split["fingerprints"] = np.array(split["fingerprints"], dtype=np.uint64)
-    return record
+    path = record_path(folder, shard)
+    try:
+        record = read_json(path)
+        for split in record["splits"].values():
+            split["fingerprints"] = np.array(split["fingerprints"], dtype=np.uint64)
+        return record
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is damaged ({error}): remove it, and the same command prepares this shard again") from error
 
 
-def _total(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    parts = list(parts)
+def _total(parts: list[dict[str, Any]]) -> dict[str, Any]:
     samples = sum(part["samples"] for part in parts)
     return {"clips": sum(part["clips"] for part in parts), "hours": round(samples / SAMPLING_RATE / 3600, 6),
             "bytes": sum(part["bytes"] for part in parts)}
@@ -156,8 +157,7 @@ def _nothing_usable(folder: str, totals: dict[str, Any], rejected: list[dict[str
         return "all clips are held out for validation and none is left to train on: lower --validation_split_percentage"
     reasons = ", ".join(f"{reason} {count['clips']}" for reason, count in _count(rejected).items())
     first = f"; the first: {rejected[0]['detail']}" if rejected else ""
-    all_of_them = unfinished_path(folder, "rejected.jsonl")
-    return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {all_of_them}"
+    return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {unfinished_path(folder, 'rejected.jsonl')}"
 
 
 def _describe(folder: str, checksums: dict[str, Any], fingerprint: str) -> None:
@@ -167,7 +167,7 @@ def _describe(folder: str, checksums: dict[str, Any], fingerprint: str) -> None:
              "_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False,
              "_split": os.path.basename(folder)}
     write_json(os.path.join(folder, "state.json"), state)
-    described = {name: checksum(os.path.join(folder, name)) for name in ("dataset_info.json", "state.json")}
+    described = {name: checksum(os.path.join(folder, name)) for name in DESCRIPTIONS}
     write_json(os.path.join(folder, CHECKSUMS), {**checksums, **described}, indent=1)
 
 

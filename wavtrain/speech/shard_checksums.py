@@ -6,14 +6,18 @@ its own checksums name a damaged clip when it is decoded.
 
 import json
 import os
+from collections.abc import Collection
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import xxhash
 
 from wavtrain import InputError
 
 CHECKSUMS = "checksums.json"  # in the folder of a split
+DESCRIPTIONS = ("dataset_info.json", "state.json")  # what load_from_disk wants to find beside the Arrow files
+OF_DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OSError)  # what reading of odd JSON and Arrow ends with
 
 
 def checksum(path: str) -> list[Any]:
@@ -42,13 +46,30 @@ def refuse_damaged_parts(folder: str) -> None:
             refuse_damaged(part)
 
 
+def opened(folder: str, columns: Collection[str]) -> datasets.Dataset:
+    """A split, mapped into memory: whole, of these columns, and of no files but its own."""
+    refuse_damaged(folder)
+    path = os.path.join(folder, "state.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            foreign = [name for each in json.load(file)["_data_files"] if os.path.basename(name := each["filename"]) != name]
+        if foreign:
+            raise _refusal(path, f"names {foreign[0]}, which is not beside it")
+        clips = datasets.load_from_disk(folder)
+    except OF_DAMAGED as error:
+        raise _refusal(path, f"is damaged, or {DESCRIPTIONS[0]} beside it ({' '.join(str(error).split())[:200]})") from error
+    if not set(columns) <= set(clips.column_names):
+        raise _refusal(folder, f"has only the columns {', '.join(clips.column_names)}")
+    return clips
+
+
 def refuse_damaged(folder: str) -> None:
     """Name the file of a split that is not what was written."""
     path = os.path.join(folder, CHECKSUMS)
     try:
         with open(path, encoding="utf-8") as file:
-            known = [(name, size, digest) for name, (size, digest) in json.load(file).items()]
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+            known = [(os.path.basename(name), size, digest) for name, (size, digest) in json.load(file).items()]
+    except OF_DAMAGED as error:
         raise _refusal(path, "is missing (did another version of this program write it?) or damaged") from error
     for name, size, digest in known:
         path = os.path.join(folder, name)
