@@ -1,6 +1,7 @@
 """Flags, YAML defaults, and how a script ends."""
 
-import importlib
+import os
+import re
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 import run_preprocessing
+import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError, arguments
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
@@ -84,6 +86,17 @@ def test_faults_of_the_command_line(argv, message):
     with pytest.raises(InputError) as caught:
         run_preprocessing.parse_arguments(argv)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("flag", "value", "message"), [
+    ("max_train_steps", "1" + 30 * "0", "to below 2**31"), ("max_train_steps", "1e3", "not a whole number"),
+    ("num_train_epochs", "9" * 5000, "to below 2**31"), ("learning_rate", "1e300", "a number above 0, up to 1,000,000,000"),
+    ("learning_rate", "nan", "a number above 0"), ("weight_decay", "1e10", "a number from 0 to 1,000,000,000"),
+    ("max_grad_norm", "inf", "a number"), ("seed", "9" * 30, "a whole number")])
+def test_numbers_beyond_all_sense(flag, value, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        pretraining.parse_arguments(["--dataset_name", "x", "--output_dir", "y", "--init_from", "z", f"--{flag}", value])
+    assert f"--{flag}" in str(caught.value)
 
 
 @pytest.mark.parametrize("script", ["run_preprocessing.py", "run_wav2vec2_pretraining_no_trainer.py"])

@@ -1,6 +1,7 @@
 """The fault bench in short; and every fault that it found, with locks and checksums, each by itself."""
 
 import errno
+import fcntl
 import os
 import signal
 import struct
@@ -68,6 +69,39 @@ def test_a_lock_dies_with_its_process_also_where_that_has_forked(tmp_path):
     os.kill(int(child.read_text()), signal.SIGKILL)
     assert free is not None
     free.release()
+
+
+def test_the_lock_of_another_host_is_waited_for_as_long_as_a_file_server_keeps_it(tmp_path, monkeypatch, caplog):
+    path = str(tmp_path / "lock")
+    monkeypatch.setattr(durable_files, "PATIENCE", 0.0)
+    monkeypatch.setattr(durable_files, "PATIENCE_WITH_HOSTS", 0.1)
+    theirs = lock(path)
+    assert lock(path, waits_for_hosts=True) is None
+    assert not caplog.messages, "of this host: refused at once"
+    for content in ("", "process 7 on elsewhere"):
+        (tmp_path / "lock").write_text(content)
+        assert lock(path, waits_for_hosts=True) is None
+    assert [message.split("; ")[0] for message in caplog.messages] == [f"{path}: held by process 7 on elsewhere"]
+    monkeypatch.setattr(durable_files, "PATIENCE_WITH_HOSTS", 60.0)
+    threading.Timer(0.2, theirs.release).start()
+    mine = lock(path, waits_for_hosts=True)
+    assert mine is not None
+    mine.release()
+
+
+@pytest.mark.parametrize(("number", "is_fault"), [(errno.EIO, True), (errno.ESTALE, True), (errno.ENOLCK, False),
+                                                  (errno.ENOTSUP, False)])
+def test_a_file_system_that_fails_to_lock_is_one_line(number, is_fault, tmp_path, monkeypatch, caplog):
+    def fail(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    if is_fault:
+        with pytest.raises(InputError, match="lock: cannot be locked"):
+            lock(str(tmp_path / "lock"))
+        return
+    lock(str(tmp_path / "lock")).release()
+    assert [message.split(": ", 1)[1][:29] for message in caplog.messages] == ["this file system has no locks"]
 
 
 def test_a_run_keeps_its_directory(tmp_path):
@@ -202,6 +236,14 @@ def test_a_damaged_prepared_directory_is_no_corpus_either(prepared, tmp_path):
 
 
 # Full disks
+
+
+def test_where_a_folder_is_gone_the_error_is_that_of_the_writer(tmp_path):
+    def fail(folder):
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
+        durable_files.write_or_say_full(fail, str(tmp_path / "gone"))
 
 
 def test_a_full_disk_names_the_file_and_a_tracker_that_meets_it_in_its_thread_has_one_line_too(tmp_path, caplog):

@@ -1,6 +1,10 @@
 """Prepared clips as micro-batches: what is cropped, padded, normalised and masked, and from what it follows."""
 
 import dataclasses
+import multiprocessing
+import os
+import sys
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -308,3 +312,21 @@ def test_as_many_processes_load_as_the_device_wants_and_the_cores_allow(device, 
     monkeypatch.setattr("wavtrain.loading.NUM_CORES", cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert loader_processes(torch.device(device)) == expected
+
+
+class Parents(torch.utils.data.Dataset):
+    """Of the processes that load."""
+
+    def __getitem__(self, place):
+        return SimpleNamespace(place=place, parent=os.getppid())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is left to torch")
+def test_loaders_are_forked_whatever_python_does_by_itself():
+    """From 3.14 on it does not: they would not have what this process has, nor see at once that it is gone."""
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        ((batch,),) = loaded(Parents(), [SimpleNamespace(rounds=1)], 1, CPU)
+    finally:
+        multiprocessing.set_start_method(None, force=True)
+    assert batch.parent == os.getpid()

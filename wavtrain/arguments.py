@@ -21,6 +21,7 @@ from wavtrain import InputError
 
 Options = TypeVar("Options")
 SHORTEST, LONGEST = 0.025, 100_000  # seconds: 400 samples are the least that makes a frame; samples are counted in 32 bits
+LARGEST = 10**9  # of rates and weights: far beyond what any run survives, and no overflow
 LARGEST_CONFIG = 1 << 20  # characters
 # what PyYAML raises for a value that is not of its tag, and for brackets without end
 OF_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
@@ -72,8 +73,8 @@ few = _number(int, lambda value: 0 <= value <= 2**16, "a whole number from 0 to 
 seed = _number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2**63")
 below_one = _number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 share = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-amount = _number(float, lambda value: 0 <= value < float("inf"), "a number from 0")
-above_zero = _number(float, lambda value: 0 < value < float("inf"), "a number above 0")
+amount = _number(float, lambda value: 0 <= value <= LARGEST, f"a number from 0 to {LARGEST:,}")
+above_zero = _number(float, lambda value: 0 < value <= LARGEST, f"a number above 0, up to {LARGEST:,}")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,7 +14,9 @@ from typing import Any
 from wavtrain import InputError
 
 PATIENCE, BETWEEN_TRIES = 1.0, 0.02  # seconds: who only looks whether a lock is free holds it for a moment
+PATIENCE_WITH_HOSTS = 100.0  # a file server keeps the locks of a host that died for up to 90
 IN_USE = (errno.EWOULDBLOCK, errno.EACCES)  # the latter on some network file systems
+UNNAMED = "another process"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 NEARLY_FULL = 16 << 20  # bytes left on a disk on which writing has just failed
 
@@ -99,7 +101,8 @@ def write_or_say_full(write: Callable[[str], None], folder: str) -> None:
         write(folder)
     except Exception as error:
         full = os.strerror(errno.ENOSPC)
-        if isinstance(error, OSError) or (full not in str(error) and shutil.disk_usage(folder).free > NEARLY_FULL):
+        is_full = full in str(error) or (os.path.isdir(folder) and shutil.disk_usage(folder).free <= NEARLY_FULL)
+        if isinstance(error, OSError) or not is_full:
             raise
         raise OSError(errno.ENOSPC, full, folder) from error
 
@@ -120,12 +123,16 @@ class Lock:
         self._descriptor = -1
 
 
-def lock(path: str) -> Lock | None:
-    """A held lock, or None where another process keeps it."""
+def lock(path: str, waits_for_hosts: bool = False) -> Lock | None:
+    """A held lock, or None where another process keeps it; one on another host may be gone with it, and waited for."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        is_ours = _taken(descriptor, path)
+        is_ours = _taken(descriptor, path, PATIENCE)
+        if not is_ours and waits_for_hosts and not holder(path).endswith((f" on {os.uname().nodename}", UNNAMED)):
+            logger.warning("%s: held by %s; if that host is gone its file server lets go within %.0f s, which are waited for",
+                           path, holder(path), PATIENCE_WITH_HOSTS)
+            is_ours = _taken(descriptor, path, PATIENCE_WITH_HOSTS)
         if is_ours:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
@@ -138,8 +145,8 @@ def lock(path: str) -> Lock | None:
     return None
 
 
-def _taken(descriptor: int, path: str) -> bool:
-    deadline = time.monotonic() + PATIENCE
+def _taken(descriptor: int, path: str, patience: float) -> bool:
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,7 +156,8 @@ def _taken(descriptor: int, path: str) -> bool:
                 logger.warning("%s: this file system has no locks, so nothing keeps two runs in one directory apart", path)
                 return True
             if error.errno not in IN_USE:
-                raise
+                raise InputError(f"{path}: cannot be locked ({error.strerror}): is its file system in order? Give a folder on "
+                                 "another one") from error
         if time.monotonic() > deadline:
             return False
         time.sleep(BETWEEN_TRIES)
@@ -158,7 +166,7 @@ def _taken(descriptor: int, path: str) -> bool:
 def holder(path: str) -> str:
     """Who took the lock last, in words."""
     with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read() or "another process"
+        return file.read() or UNNAMED
 
 
 def _let_go() -> None:

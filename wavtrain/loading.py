@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 from typing import Any
@@ -64,7 +65,8 @@ def loaded(speech: Dataset, places: Iterable[Any], num_workers: int | None, devi
     num_workers = loader_processes(device) if num_workers is None else num_workers
     loader = DataLoader(_HandsOver(speech), batch_size=None, sampler=places, num_workers=num_workers,
                         prefetch_factor=4 if num_workers else None, pin_memory=device.type == "cuda",
-                        worker_init_fn=_leave_signals_to_the_loop)
+                        worker_init_fn=_leave_signals_to_the_loop,
+                        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None)
     update = []
     for batch in loader:
         if isinstance(batch, InputError):

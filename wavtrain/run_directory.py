@@ -41,7 +41,7 @@ def held(output_dir: str) -> Lock:
     except OSError as error:
         raise InputError(f"--output_dir {output_dir}: no folder can be made there ({error.strerror})") from error
     path = os.path.join(output_dir, LOCK)
-    taken = lock(path)
+    taken = lock(path, waits_for_hosts=True)
     if taken is None:
         raise InputError(f"--output_dir {output_dir}: another run is at work in it ({holder(path)}): wait for its end, or give "
                          "another --output_dir")

@@ -57,6 +57,8 @@ class BeamOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"--{name} {value}: give a number above 0")
+        if np.isnan([self.word_score, self.unk_score]).any():
+            raise InputError("--word_score, --unk_score: nan is no score: give a number, or -inf for never")
         if self.lm_unit == "token" and self.lexicon_path is not None:
             raise InputError("--lexicon_path: a lexicon goes with --lm_unit word, not with token")
         if self.lm_unit == "word" and self.lexicon_path is None and self.lm_path is None:

@@ -86,7 +86,7 @@ def prepared_speech(
         raise InputError(f"{folder}: no folder can be made there ({error.strerror})") from error
     path, told = os.path.join(folder, ".lock" if share is None else f".lock-{share[0]}-of-{share[1]}"), False
     while True:
-        held = lock(path)
+        held = lock(path, waits_for_hosts=not waits)
         if held:
             try:
                 _refuse_beside_others(plan, folder, share)

@@ -126,14 +126,13 @@ def drop_unfinished(folder: str) -> None:
 
 
 def _read_record(folder: str, shard: str) -> dict[str, Any]:
-    path = record_path(folder, shard)
     try:
-        record = read_json(path)
+        record = read_json(record_path(folder, shard))
         for split in record["splits"].values():
             split["fingerprints"] = np.array(split["fingerprints"], dtype=np.uint64)
         return record
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is damaged ({error}): remove it, and the same command prepares this shard again") from error
+        raise InputError(f"{record_path(folder, shard)}: is damaged ({error}): remove it, and run this again") from error
 
 
 def _total(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -157,7 +156,8 @@ def _nothing_usable(folder: str, totals: dict[str, Any], rejected: list[dict[str
         return "all clips are held out for validation and none is left to train on: lower --validation_split_percentage"
     reasons = ", ".join(f"{reason} {count['clips']}" for reason, count in _count(rejected).items())
     first = f"; the first: {rejected[0]['detail']}" if rejected else ""
-    return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {unfinished_path(folder, 'rejected.jsonl')}"
+    all_of_them = unfinished_path(folder, "rejected.jsonl")
+    return f"nothing usable: {len(rejected)} clips left out ({reasons}){first}; all in {all_of_them}"
 
 
 def _describe(folder: str, checksums: dict[str, Any], fingerprint: str) -> None:
