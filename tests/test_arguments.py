@@ -1,7 +1,6 @@
 """Flags, YAML defaults, and how a script ends."""
 
-import os
-import re
+import importlib
 import re
 import subprocess
 import sys
