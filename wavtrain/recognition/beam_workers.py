@@ -41,5 +41,5 @@ def _next_of(running: deque[tuple[int, Future[list[Candidate]]]]) -> tuple[int, 
     try:
         return row, future.result()
     except WorkerDiedError as error:
-        raise InputError("--decoding_num_workers: a process of the beam search died, killed by the system (out of memory?): "
-                         "give fewer of them, or a smaller --beam_size") from error
+        raise InputError("--decoding_num_workers: a process of the beam search died, killed by the system (out of memory?) "
+                         "or by a damaged --lm_path: give fewer of them, a smaller --beam_size, or build the model again") from error

@@ -17,7 +17,7 @@ from wavtrain import InputError
 
 CHECKSUMS = "checksums.json"  # in the folder of a split
 DESCRIPTIONS = ("dataset_info.json", "state.json")  # what load_from_disk wants to find beside the Arrow files
-OF_DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OSError)  # what reading of odd JSON and Arrow ends with
+OF_DAMAGED = (ValueError, TypeError, AttributeError, LookupError, FileNotFoundError)  # what odd JSON leads to
 
 
 def checksum(path: str) -> list[Any]:
@@ -69,7 +69,7 @@ def refuse_damaged(folder: str) -> None:
     try:
         with open(path, encoding="utf-8") as file:
             known = [(os.path.basename(name), size, digest) for name, (size, digest) in json.load(file).items()]
-    except OF_DAMAGED as error:
+    except (*OF_DAMAGED, OSError) as error:
         raise _refusal(path, "is missing (did another version of this program write it?) or damaged") from error
     for name, size, digest in known:
         path = os.path.join(folder, name)

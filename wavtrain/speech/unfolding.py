@@ -44,7 +44,7 @@ def _batches(path: str) -> Iterator[tuple[int, int]]:
             for message in pa.ipc.MessageReader.open_stream(file):
                 if message.type in ("record batch", "dictionary batch"):
                     yield message.body.size, sum(_promised(message))
-    except (pa.ArrowException, OSError, struct.error):
+    except (pa.ArrowException, OSError, struct.error, TypeError, AttributeError):
         return  # likewise
 
 
