@@ -42,4 +42,4 @@ def _next_of(running: deque[tuple[int, Future[list[Candidate]]]]) -> tuple[int, 
         return row, future.result()
     except WorkerDiedError as error:
         raise InputError("--decoding_num_workers: a process of the beam search died, killed by the system (out of memory?) "
-                         "or by a damaged --lm_path: give fewer of them, a smaller --beam_size, or build the model again") from error
+                         "or by a damaged --lm_path: give fewer of them, a smaller --beam_size, or build it again") from error
