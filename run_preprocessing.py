@@ -7,7 +7,8 @@
 The second takes seconds on a laptop and needs no network. The directory holds train/ and validation/ (plain `datasets` on
 disk), rejected.jsonl (every clip left out, with its reason) and preparation.json (the counts); every other script takes it as
 --dataset_name. A preparation that was killed goes on where it was when the same command runs again. A job array shares the
-work with --num_shards and --shard_index; the same command without these two joins it. docs/data.md shows every form of corpus.
+work with --num_shards and --shard_index; the same command without these two joins it. --push_to_hub puts what is prepared on
+the Hub. docs/data.md shows every form of corpus.
 """
 
 import argparse
@@ -15,6 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from wavtrain import InputError, arguments, flags
+from wavtrain.hub.dataset_card import push_prepared
+from wavtrain.hub.hub_flags import add_hub_arguments
+from wavtrain.hub.repository import Repository, name_of
 from wavtrain.reporting.summaries import preparation_summary
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
@@ -30,6 +34,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     array = parser.add_argument_group("job array")
     array.add_argument("--num_shards", type=arguments.positive, metavar="N", help="number of jobs that share the work")
     array.add_argument("--shard_index", type=arguments.natural, metavar="I", help="which of them this is, from 0")
+    add_hub_arguments(parser, "dataset")
     args = arguments.parse(parser, argv)
     if (args.num_shards is None) != (args.shard_index is None):
         raise InputError("--num_shards and --shard_index go together")
@@ -38,12 +43,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.overwrite_cache and args.num_shards:
         raise InputError("--overwrite_cache has no place in a job array, whose jobs would drop each other's work: remove "
                          f"{args.output_dir} first")
+    if args.push_to_hub and args.num_shards:
+        raise InputError("--push_to_hub has no place in a job array: the call that joins its work pushes it")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare; return what preparation.json says."""
     args = parse_arguments(argv)
+    repository = Repository(args.hub_dataset_id or name_of(args.output_dir), "dataset", args.hub_token, args.hub_private_repo)
+    if args.push_to_hub:
+        repository.refuse_if_closed()
     prepared = prepared_speech(
         arguments.options_of(CorpusOptions, args),
         arguments.options_of(ClipLimits, args),
@@ -60,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
               "--shard_index joins them")
         return {}
     print(preparation_summary(prepared.folder, prepared.report))
+    if args.push_to_hub:
+        print(f"{push_prepared(prepared, repository, args.license)}: the prepared speech is there")
     return prepared.report
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import stand_in_hub
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -24,6 +25,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the data of ../shared/data")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The folder of a Hub, which this process and those that it starts take for the real one."""
+    with stand_in_hub.running(tmp_path / "hub") as address:
+        stand_in_hub.reach(address, tmp_path, monkeypatch)
+        yield tmp_path / "hub"
 
 
 @pytest.fixture(autouse=True)

@@ -17,23 +17,24 @@ from wavtrain.speech.clips import ClipLimits
 FLOORS = {  # of all folders and wavtrain/ itself
     0: "arguments attention batching convolutions durable_files layerdrop masking measures optimizers progress schedules "
        "workers "
-       "collapse repository "
+       "collapse hub_flags repository run_options "
        "audio_paths mp3_length resampling rows shard_checksums tables unfolding waveforms "
        "error_rates filter_banks transcripts vocabulary_files "
        "fairseq_layout fairseq_pickles "
        "findings published",
     1: "accumulation checkpoint_files contrastive engine flags places reports "
-       "meter summaries tracking "
+       "meter summaries tracking card_text "
        "clips dataset_corpora prepared_directory table_corpora "
        "evaluate_metrics ngrams padding vocabularies "
        "run_shape",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
+       "fetched_runs model_scores uploads "
        "adapters ctc decoding lexicons scores transcribed_clips",
-    3: "speech_batches training_run manifests speech_cache "
+    3: "speech_batches manifests speech_cache dataset_card model_card publishing "
        "beam_decoding pseudo_labels recognisers windows "
        "from_fairseq "
        "planned_run",
-    4: "preparation beam_workers ctc_batches onnx_export rescoring transcription "
+    4: "training_run preparation beam_workers ctc_batches onnx_export rescoring transcription "
        "objective_checks speech_survey timing",
     5: "training_speech tuning "
        "cost transcript_checks",
@@ -93,7 +94,7 @@ def test_who_may_see_what(path):
     names = {alias.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom)}
     if path in PACKAGE:
-        assert "argparse" not in names or path.stem in ("arguments", "flags")
+        assert "argparse" not in names or path.stem in ("arguments", "flags", "hub_flags")
         assert not re.search(r"\bargs\.", path.read_text()) or path.stem == "arguments"
     assert not any(name.startswith("run_") for name in names)
 

@@ -69,7 +69,7 @@ def test_a_repository_of_audio_files(hub, tmp_path):
 
 
 @pytest.mark.parametrize(("argv", "message"), [
-    (("user/none",), "user/none (no such path, so taken for a Hub id): 404"),
+    (("user/none",), "user/none (no such path, so taken for a Hub id): Dataset 'user/none' doesn't exist on the Hub"),
     (("user/speech", "--dataset_config_names", "noisy"), "BuilderConfig 'noisy' not found. Available: ['clean']"),
     (("user/speech", "--dataset_config_names", "clean", "--dataset_split_names", "dev"), 'Unknown split "dev"'),
     (("user/raw", "--streaming"), "only parquet and arrow are streamed"),

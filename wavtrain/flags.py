@@ -1,9 +1,10 @@
-"""Groups of flags that scripts share. Only this module and `arguments` see argparse."""
+"""Groups of flags that scripts share. Only `arguments`, `hub_flags` and this module see argparse."""
 
 import argparse
 import os
 
 from wavtrain.arguments import above_zero, amount, below_one, duration, few, natural, percentage, positive, seconds, seed, share
+from wavtrain.hub.hub_flags import add_hub_arguments
 from wavtrain.schedules import SCHEDULES
 
 NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has it not
@@ -92,6 +93,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_cache_arguments(parser)
     add_optimizer_arguments(parser)
     add_run_arguments(parser)
+    add_hub_arguments(parser, "model")
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -172,7 +174,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_dir", metavar="DIR", help="model, checkpoints, metrics.jsonl, curves")
     group.add_argument("--overwrite_output_dir", action="store_true", help="remove the run that is in it")
     group.add_argument("--check_only", action="store_true", help="say what is likely to be a mistake, and what it takes; stop")
-    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, or `latest` of --output_dir")
+    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, `latest` of --output_dir, or the Hub "
+                       "id of a run that was pushed with --hub_strategy checkpoint")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="of everything random (%(default)s)")
     group.add_argument("--logging_steps", type=positive, default=500, metavar="N", help="updates between records (%(default)s)")
     group.add_argument("--saving_steps", type=positive, default=500, metavar="N", help="updates between saves (%(default)s)")
@@ -181,9 +184,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_loader_argument(group)
     group.add_argument("--report_to", nargs="+", metavar="TRACKER",
                        help="tensorboard, wandb, trackio, mlflow, ..., all or none (default: tensorboard if installed)")
-    group.add_argument("--push_to_hub", action="store_true", help="upload the model at every save and at the end")
-    group.add_argument("--hub_model_id", metavar="ID", help="repository to push to (default: the name of --output_dir)")
-    group.add_argument("--hub_token", metavar="TOKEN", help="token to push with (default: that of `hf auth login`)")
 
 
 def add_loader_argument(group: argparse._ArgumentGroup) -> None:

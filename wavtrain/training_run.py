@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pickle import UnpicklingError
 from typing import Any
 
@@ -20,35 +20,17 @@ from transformers import PreTrainedModel
 from wavtrain import InputError, run_directory
 from wavtrain.durable_files import flush_tree, write_or_say_full
 from wavtrain.engine import gathered, load_state, save_state
-from wavtrain.hub.repository import NoRepository, Repository
+from wavtrain.hub.fetched_runs import fetch_run
+from wavtrain.hub.model_card import write_facts, write_model_card
+from wavtrain.hub.publishing import NoPublication, Publication
+from wavtrain.hub.repository import is_hub_id
 from wavtrain.places import Place
 from wavtrain.reporting.tracking import Tracking, tracker_names
 from wavtrain.reports import training_curves
+from wavtrain.run_options import FREE_TO_CHANGE, RunOptions
+from wavtrain.speech.prepared_directory import PreparedSpeech
 
 NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "samples_heard": 0.0, "skipped_updates": 0}
-FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to
-    "output_dir", "cache_dir", "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names",
-    "audio_column_name", "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root",
-    "streaming", "min_duration_in_seconds", "max_duration_in_seconds", "long_audio", "validation_split_percentage",
-    "preprocessing_num_workers", "preprocessing_only", "overwrite_cache", "train_cache_file_name",
-    "validation_cache_file_name", "init_from", "model_name_or_path", "config_name", "trust_remote_code",
-    "gradient_checkpointing", "torch_compile", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
-    "max_skipped_in_a_row", "logging_steps", "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers",
-    "report_to", "on_collapse", "push_to_hub", "hub_model_id", "hub_token"}
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The fields are flags of the same names."""
-
-    output_dir: str
-    overwrite_output_dir: bool = False
-    resume_from_checkpoint: str | None = None
-    save_total_limit: int = 2
-    report_to: tuple[str, ...] | None = None
-    push_to_hub: bool = False
-    hub_model_id: str | None = None
-    hub_token: str | None = None
 
 
 class TrainingRun:
@@ -56,10 +38,10 @@ class TrainingRun:
 
     def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer,
                  describe: Callable[[PreTrainedModel, str], None], arguments: dict[str, Any], identity: dict[str, Any],
-                 serves_best: bool = False) -> None:
+                 prepared: PreparedSpeech, serves_best: bool = False) -> None:
         """`describe` writes into a folder what belongs beside the weights. With `serves_best` the model of the output
         directory is that of the last call of `serve`, otherwise the newest."""
-        self.options, self.accelerator, self.serves_best = options, accelerator, serves_best
+        self.options, self.accelerator, self.prepared, self.serves_best = options, accelerator, prepared, serves_best
         self.model, self.optimizer, self.describe = model, optimizer, describe
         self.arguments, self.identity = {name: value for name, value in arguments.items() if name != "hub_token"}, identity
         self.is_main = accelerator.is_main_process
@@ -68,8 +50,9 @@ class TrainingRun:
         """What is done already: nothing (and `counters` of the script as they begin), or all up to the checkpoint that is
         loaded here."""
         options, found, nothing = self.options, [None, None, False], {**NOTHING_DONE, **counters}
+        self._total_steps = total_steps
         tracker_names(options.report_to)  # refused before anything is removed
-        self.repository = NoRepository()
+        self.publication = NoPublication()
         with ExitStack() as kept:  # from other runs: the output directory
             if self.is_main:
                 try:
@@ -86,6 +69,7 @@ class TrainingRun:
                 done |= counters  # the best model so far is in another directory
             if self.is_main:
                 run_directory.write_arguments(options.output_dir, self.arguments)
+                write_facts(options.output_dir, self.arguments, self.prepared, self.accelerator.num_processes)
             where = self.accelerator, options.output_dir
             self._tracking = Tracking(*where, total_steps, done["step"], options.report_to, self.arguments)
             self._kept = kept.pop_all()
@@ -97,6 +81,7 @@ class TrainingRun:
     def __exit__(self, kind: object, *_: object) -> None:
         self._tracking.close()
         if kind is not None:  # otherwise finish() follows
+            self.publication.stop()
             self._kept.close()
 
     def next_place(self, done: dict[str, Any]) -> dict[str, int]:
@@ -132,8 +117,13 @@ class TrainingRun:
         given = self.options
         kept.callback(run_directory.held(given.output_dir).release)
         if given.push_to_hub:
-            self.repository = Repository(given.output_dir, given.hub_model_id, given.hub_token)
-        return run_directory.checkpoint_to_resume(given.output_dir, given.resume_from_checkpoint, given.overwrite_output_dir)
+            self.publication = Publication(given, partial(write_model_card, given.output_dir))
+        wanted, overwrite = given.resume_from_checkpoint, given.overwrite_output_dir
+        if wanted and is_hub_id(wanted):
+            run_directory.checkpoint_to_resume(given.output_dir, None, overwrite)  # no run may lie there
+            fetch_run(wanted, given.hub_token, given.output_dir, run_directory.CHECKPOINTS)
+            wanted, overwrite = "latest", False
+        return run_directory.checkpoint_to_resume(given.output_dir, wanted, overwrite)
 
     def record(self, phase: str, step: int, values: dict[str, float]) -> dict[str, float]:
         """A line of metrics.jsonl, and what trackers get. Returns it, of every process its own."""
@@ -145,6 +135,7 @@ class TrainingRun:
         self._tracking.advance(step)
         if leaves and self.is_main:
             print(f"stopped after update {step}, which is saved: the same command with --resume_from_checkpoint latest goes on")
+            self.publication.leave()
         if leaves:
             sys.exit(128 + (signal_number or signal.SIGTERM))
 
@@ -157,13 +148,13 @@ class TrainingRun:
                 self.describe(self.accelerator.unwrap_model(self.model), folder)
 
         progress |= {"arguments": self.arguments, "identity": self.identity}
-        run_directory.save_checkpoint(
+        checkpoint = run_directory.save_checkpoint(
             self.options.output_dir, place.step, write_state, progress,
             is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)
         if self.options.push_to_hub:
-            if not self.serves_best:
+            if not self.serves_best and self.options.hub_strategy != "end":
                 self.serve()
-            self.repository.push(f"step {place.step}")
+            self.publication.saved(place.step, checkpoint, is_last=place.step == self._total_steps)
 
     def serve(self) -> None:
         """The model as it is now, in the output directory: written beside, then renamed file by file, the weights last."""
@@ -184,14 +175,16 @@ class TrainingRun:
         for name in sorted(os.listdir(part), key=lambda name: (name.startswith("model"), name)):
             os.replace(os.path.join(part, name), os.path.join(self.options.output_dir, name))
         os.rmdir(part)
+        self.publication.served()
 
     def finish(self, what_next: str) -> None:
         """The model, the picture of the curves, the last upload, the last line."""
         if self._owes_model:
             self.serve()
+        self.accelerator.wait_for_everyone()  # others may leave: a barrier would not outlast a long upload
         if self.is_main:
             training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))
-            self.repository.finish("the end of the run")
+            write_model_card(self.options.output_dir)
+            self.publication.finish()
             print(what_next)
-        self.accelerator.wait_for_everyone()
         self._kept.close()

@@ -1,57 +1,86 @@
-"""The Hub: a repository for the run, uploads in the background, one at a time. A failed upload never stops a run."""
+"""A repository on the Hub: what of a run lies in it, whether it can be pushed to, and which of its faults will pass."""
 
+import fnmatch
 import logging
 import os
-from concurrent.futures import Future
+import re
+from collections.abc import Iterator
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_session
 
 from wavtrain import InputError
 
-LEFT_OUT = [".run.lock", "checkpoints/*", "tensorboard/*", "*.part", "*.part/*", "training_text.txt", "rejected.jsonl"]
+PUSHED = ("*.safetensors", "*.json", "README.md", "arguments.yaml", "metrics.jsonl", "training_curves.png")
+NOT_PUSHED = ("scores.json",)  # of a decoding into the same folder: it quotes transcripts
+LAST_CHECKPOINT = "last-checkpoint"  # as transformers' Trainer calls it
+OF_THE_HUB = (OSError, ValueError, RuntimeError, HfHubHTTPError.__bases__[0])  # the last: the HTTP client's own
+PASSING = (408, 409, 412, 423, 425, 429)  # of the codes from 400 to 499
+NEVER_BETTER = (HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled)
+SILENCE = 120.0  # seconds without a byte after which a connection is taken for dead; the library would wait for ever
 
 logger = logging.getLogger(__name__)
 
 
 class Repository:
-    """The repository on the Hub that an output directory is pushed to."""
+    """One to push to. `kind` is model or dataset; `flag` says in refusals what is wrong."""
 
-    def __init__(self, output_dir: str, hub_model_id: str | None, token: str | None) -> None:
-        self.output_dir, self.api = output_dir, HfApi(token=token)
-        name = hub_model_id or os.path.basename(os.path.abspath(output_dir))
+    def __init__(self, name: str, kind: str, token: str | None, is_private: bool) -> None:
+        if token is not None and not re.fullmatch(r"[!-~]+", token):  # the HTTP client would print it
+            raise InputError("--hub_token: holds spaces or letters that no token has: copy it anew")
+        self.name, self.kind, self.token, self.is_private = name, kind, token, is_private
+
+    def made(self) -> str:
+        """The repository is there, or is made; its full name."""
+        api = HfApi(token=self.token)
+        get_session().timeout = SILENCE
+        return api.create_repo(self.name, repo_type=self.kind, private=self.is_private or None, exist_ok=True).repo_id
+
+    def refuse_if_closed(self) -> None:
+        """Before the work: what cannot get better is refused; a network that is gone may be back when it is needed."""
         try:
-            self.id = self.api.create_repo(name, exist_ok=True).repo_id
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"--push_to_hub {name}: no repository there ({reason}); --hub_token or `hf auth login` says "
-                             "who you are") from error
-        self._upload: Future | None = None
-
-    def push(self, message: str) -> None:
-        """Begin to upload what is in the output directory, unless the last upload is still at work."""
-        if self._upload is None or self._upload.done():
-            self._report()
-            self._upload = self.api.upload_folder(repo_id=self.id, folder_path=self.output_dir, commit_message=message,
-                                                  ignore_patterns=LEFT_OUT, run_as_future=True)
-
-    def finish(self, message: str) -> None:
-        """Wait for the last upload, then upload what is there now."""
-        self._report()
-        self.push(message)
-        self._report()
-
-    def _report(self) -> None:
-        if self._upload is not None and self._upload.exception() is not None:
-            logger.warning("upload to %s failed: %s", self.id, " ".join(str(self._upload.exception()).split())[:300])
-        self._upload = None
+            self.name = self.made()
+        except OF_THE_HUB as error:
+            fault = in_one_line(error, self.token)
+            if is_final(error):
+                raise InputError(f"--push_to_hub {self.name}: no repository there ({fault}); --hub_token or `hf auth login` "
+                                 "says who you are") from error
+            logger.warning("--push_to_hub %s: the Hub cannot be reached now (%s); it is tried again when there is something to "
+                           "push", self.name, fault)
 
 
-class NoRepository:
-    """Without --push_to_hub."""
+def is_pushed(name: str) -> bool:
+    """Whether a file of an output directory is for the repository: its folders are not, nor what quotes the corpus."""
+    return name not in NOT_PUSHED and any(fnmatch.fnmatchcase(name, pattern) for pattern in PUSHED)
 
-    def push(self, message: str) -> None:
-        """Nothing."""
 
-    def finish(self, message: str) -> None:
-        """Nothing."""
+def name_of(folder: str) -> str:
+    """The repository that is meant if none is named."""
+    return os.path.basename(os.path.abspath(folder))
+
+
+def is_hub_id(name: str) -> bool:
+    """What looks like one, and is no path here."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.exists(name)
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether it will be the same at the next try."""
+    codes = [each.response.status_code for each in _chain(error) if getattr(each, "response", None) is not None]
+    return isinstance(error, NEVER_BETTER) or any(400 <= code < 500 and code not in PASSING for code in codes)
+
+
+def in_one_line(error: BaseException, token: str | None) -> str:
+    """What the Hub said, or else the deepest reason; without what is secret, or what a terminal would obey."""
+    chain = list(_chain(error))
+    told = next((each for each in chain if isinstance(each, HfHubHTTPError)), chain[-1])
+    text = " ".join(re.sub(r"For more information check: \S+", "", str(told)).split()) or type(told).__name__
+    text = "".join(c for c in text if c.isprintable())
+    return (text.replace(token, "...") if token else text)[:300]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -1,0 +1,30 @@
+"""The flags of every run in its output directory, and which flags a resumed run may change."""
+
+from dataclasses import dataclass
+
+FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to
+    "output_dir", "cache_dir", "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names",
+    "audio_column_name", "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root",
+    "streaming", "min_duration_in_seconds", "max_duration_in_seconds", "long_audio", "validation_split_percentage",
+    "preprocessing_num_workers", "preprocessing_only", "overwrite_cache", "train_cache_file_name",
+    "validation_cache_file_name", "init_from", "model_name_or_path", "config_name", "trust_remote_code",
+    "gradient_checkpointing", "torch_compile", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
+    "max_skipped_in_a_row", "logging_steps", "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers",
+    "report_to", "on_collapse", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "license"}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The fields are flags of the same names."""
+
+    output_dir: str
+    overwrite_output_dir: bool = False
+    resume_from_checkpoint: str | None = None
+    save_total_limit: int = 2
+    report_to: tuple[str, ...] | None = None
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_token: str | None = None
+    hub_private_repo: bool = False
+    hub_strategy: str = "every_save"
+    license: str | None = None
