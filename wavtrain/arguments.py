@@ -41,13 +41,14 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the flags")
 
 
-def new_parser(docstring: str) -> argparse.ArgumentParser:
+def new_parser(docstring: str, of_config: str = "YAML file of flags without the dashes; flags given here go before it"
+               ) -> argparse.ArgumentParser:
     """A parser with --config; the script's docstring is its manual: text as wide as the terminal, commands as they are."""
     width = shutil.get_terminal_size().columns - 2
     manual = "\n\n".join(part if part.startswith("    ") else textwrap.fill(part, width) for part in docstring.split("\n\n"))
     parser = _Parser(description=manual, usage="%(prog)s [--config FILE] --flag value ...", allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of flags without the dashes; flags given here go before it")
+    parser.add_argument("--config", metavar="FILE", help=of_config)
     return parser
 
 
@@ -99,21 +100,27 @@ def _refuse_output_among_input(args: argparse.Namespace) -> None:
             raise InputError(f"--{flag} {folder}: is what --dataset_name reads from: give another folder")
 
 
-def _tokens_of_config(parser: argparse.ArgumentParser, path: str) -> list[str]:
-    """The command line that a YAML file stands for, every key and value checked by the parser itself."""
+def read_yaml(path: str, flag: str = "--config") -> dict[Any, Any]:
+    """The `key: value` lines of a file that a flag names; no key is there twice."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(LARGEST_CONFIG + 1)
         if len(text) > LARGEST_CONFIG:
-            raise InputError(f"--config {path}: is longer than {LARGEST_CONFIG:,} characters: is it a file of flags?")
+            raise InputError(f"{flag} {path}: is longer than {LARGEST_CONFIG:,} characters: is it a file of flags?")
         config = yaml.load(text, _StrictLoader)
     except (OSError, *OF_YAML) as error:
-        raise InputError(f"--config {path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+        raise InputError(f"{flag} {path}: cannot be read ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(config or {}, dict):
-        raise InputError(f"--config {path}: must hold `flag: value` lines")
+        raise InputError(f"{flag} {path}: must hold `flag: value` lines")
+    return config or {}
+
+
+def _tokens_of_config(parser: argparse.ArgumentParser, path: str) -> list[str]:
+    """The command line that a YAML file stands for, every key and value checked by the parser itself."""
+    config = read_yaml(path)
     actions = {action.dest: action for action in parser._actions if action.dest not in ("config", "help")}
     tokens = []
-    for key, value in (config or {}).items():
+    for key, value in config.items():
         if key not in actions:
             close = difflib.get_close_matches(str(key), actions, n=1)
             raise InputError(f"--config {path}: no flag is called {key!r}" + (f"; is {close[0]!r} meant?" if close else ""))
