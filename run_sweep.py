@@ -56,8 +56,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="updates before which no trial is ended (a third of --max_train_steps)")
     group = parser.add_argument_group("running trials")
     group.add_argument("--accelerate_arguments", default="", metavar="WORDS", help="for `accelerate launch`, as "
-                       "'--num_processes 2' or '--config_file FILE'; one word as --accelerate_arguments=--cpu; for several sweeps "
-                       "on one machine with several processes each also --main_process_port 0")
+                       "'--num_processes 2' or '--config_file FILE'; one word as --accelerate_arguments=--cpu; for several "
+                       "sweeps on one machine with several processes each also --main_process_port 0")
     group.add_argument("--storage", metavar="URL", help="database of the study, for sweeps on several machines: an URL of "
                        "SQLAlchemy's as postgresql://user@host/sweeps (default: SQLite in --output_dir)")
     group.add_argument("--study_name", metavar="NAME", help="in that database (default: the name of --output_dir)")
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     study = open_study(args, base, space, objective)
     for remark in remarks(space, objective.metric):
         print(remark)
-    prepare(base, args.output_dir)
+    if not any(row.updates for row in study.rows()):  # the speech of those that ran is there
+        prepare(base, args.output_dir)
     values = {name: dimension.match(base.resolved[name]) for name, dimension in space.items()}
     if None in values.values():
         values = None  # trial 0 is outside of the space: to be compared with, not learned from

@@ -24,17 +24,21 @@ FLOORS = {  # of all folders and wavtrain/ itself
        "findings published",
     1: "accumulation checkpoint_files contrastive engine flags places reports "
        "meter summaries tracking card_text "
+       "objectives search_space trial_process "
        "clips dataset_corpora prepared_directory table_corpora "
        "evaluate_metrics ngrams padding vocabularies "
        "run_shape",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
        "fetched_runs model_scores uploads "
+       "script_flags suggestions sweep_axes trial_rows "
        "adapters ctc decoding lexicons scores transcribed_clips",
     3: "speech_batches manifests speech_cache dataset_card model_card publishing "
+       "parallel_coordinates sweep_report trials "
        "beam_decoding pseudo_labels recognisers windows "
        "from_fairseq "
        "planned_run",
-    4: "training_run preparation beam_workers ctc_batches onnx_export rescoring transcription "
+    4: "study sweep_pictures "
+       "training_run preparation beam_workers ctc_batches onnx_export rescoring transcription "
        "objective_checks speech_survey timing",
     5: "training_speech tuning "
        "cost transcript_checks",
@@ -43,7 +47,7 @@ FLOORS = {  # of all folders and wavtrain/ itself
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 PACKAGE = sorted(path for path in (ROOT / "wavtrain").rglob("*.py") if path.stem != "__init__")
 FOLDERS = {folder: [path for path in PACKAGE if path.parent.name == folder]
-           for folder in ("wavtrain", "checks", "conversion", "hub", "models", "recognition", "reporting", "speech")}
+           for folder in ("wavtrain", "checks", "conversion", "hub", "models", "recognition", "reporting", "speech", "sweeps")}
 SCRIPTS = sorted(ROOT.glob("run_*.py"))
 MAX_FUNCTION, MAX_MODULE, MAX_SCRIPT, MAX_NESTING, MAX_SHARED = 50, 200, 280, 4, 0.25
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try)
@@ -149,6 +153,7 @@ SMALLEST = {  # command lines that parse
     "run_ctc_decoding": "--model_name_or_path model --dataset_name corpus --output_dir scores",
     "run_ctc_finetuning": "--dataset_name corpus --preprocessing_only",
     "run_preprocessing": "--dataset_name corpus --output_dir prepared",
+    "run_sweep": "script.py --config base.yaml --search_space space.yaml --num_trials 8 --output_dir sweep",
     "run_wav2vec2_pretraining_no_trainer": "--dataset_name corpus --preprocessing_only",
 }
 
@@ -175,7 +180,8 @@ def test_every_flag_is_read(script):
     assert flags(script) <= read, f"never read: {sorted(flags(script) - read)}"
 
 
-CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*(ROOT / "configs" / "accelerate").iterdir()})  # test_engines
+NO_CONFIGS = (ROOT / "configs" / "accelerate", ROOT / "configs" / "sweeps")  # test_engines, test_sweeps
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent not in NO_CONFIGS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

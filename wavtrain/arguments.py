@@ -41,14 +41,14 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the flags")
 
 
-def new_parser(docstring: str, of_config: str = "YAML file of flags without the dashes; flags given here go before it"
-               ) -> argparse.ArgumentParser:
+def new_parser(docstring: str, of_config: str | None = None) -> argparse.ArgumentParser:
     """A parser with --config; the script's docstring is its manual: text as wide as the terminal, commands as they are."""
     width = shutil.get_terminal_size().columns - 2
     manual = "\n\n".join(part if part.startswith("    ") else textwrap.fill(part, width) for part in docstring.split("\n\n"))
     parser = _Parser(description=manual, usage="%(prog)s [--config FILE] --flag value ...", allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help=of_config)
+    parser.add_argument("--config", metavar="FILE", help=of_config or "YAML file of flags without the dashes; flags given here "
+                        "go before it")
     return parser
 
 
@@ -117,10 +117,9 @@ def read_yaml(path: str, flag: str = "--config") -> dict[Any, Any]:
 
 def _tokens_of_config(parser: argparse.ArgumentParser, path: str) -> list[str]:
     """The command line that a YAML file stands for, every key and value checked by the parser itself."""
-    config = read_yaml(path)
     actions = {action.dest: action for action in parser._actions if action.dest not in ("config", "help")}
     tokens = []
-    for key, value in config.items():
+    for key, value in read_yaml(path).items():
         if key not in actions:
             close = difflib.get_close_matches(str(key), actions, n=1)
             raise InputError(f"--config {path}: no flag is called {key!r}" + (f"; is {close[0]!r} meant?" if close else ""))

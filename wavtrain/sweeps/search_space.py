@@ -9,11 +9,12 @@ from wavtrain.arguments import read_yaml
 
 FLAG = "--search_space"
 SET_BY_THE_SWEEP = ("config", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "preprocessing_only",
-                    "overwrite_cache", "on_collapse", "push_to_hub", "hub_model_id", "hub_token")
-YARDSTICK = {  # what decides how hard the validation is, or what is scored
-    "mask_time_prob", "mask_time_length", "require_same_masks", "cross_sample_negatives", "codebook_negatives",
+                    "overwrite_cache", "push_to_hub", "hub_model_id", "hub_token")
+YARDSTICK = {  # what decides which clips validation has, or what is scored
     "dataset_name", "validation_split_names", "validation_split_percentage", "max_duration_in_seconds", "long_audio",
     "text_case", "remove_punctuation", "chars_to_ignore", "unicode_form", "digits", "unit", "vocabulary"}
+OF_PRETRAINING = {  # how hard its task is; recognition is validated without masks
+    "mask_time_prob", "mask_time_length", "require_same_masks", "cross_sample_negatives", "codebook_negatives"}
 
 
 class Range(NamedTuple):
@@ -76,10 +77,8 @@ def candidates(space: Space) -> Iterator[tuple[str, Any]]:
 
 def remarks(space: Space, metric: str) -> list[str]:
     """What may make trials incomparable."""
-    bent = sorted(YARDSTICK & space.keys())
-    if not bent:
-        return []
-    return [f"note: {' and '.join(bent)} changes what validation measures: a better {metric} may only be an easier task"]
+    bent = sorted((YARDSTICK if metric in ("wer", "cer") else YARDSTICK | OF_PRETRAINING) & space.keys())
+    return [f"note: {name} changes what validation measures: a better {metric} may only be an easier task" for name in bent]
 
 
 def _dimension(place: str, given: Any) -> Range | Choices:

@@ -19,7 +19,7 @@ from wavtrain.durable_files import Lock, lock
 from wavtrain.sweeps.objectives import Objective
 from wavtrain.sweeps.search_space import Space
 from wavtrain.sweeps.suggestions import Judges, optuna, pruner, sampler, suggest
-from wavtrain.sweeps.trial_rows import BASE, Row, ranked, row_of
+from wavtrain.sweeps.trial_rows import BASE, OUTCOME, Row, ranked, row_of
 from wavtrain.sweeps.trials import Outcome
 
 DATABASE, TRIALS, CLAIMING, CLAIMED = "study.db", "trials", ".claiming.lock", ".sweep.lock"
@@ -91,12 +91,10 @@ class Study:
             claim.held.release()
             shutil.rmtree(claim.folder)
             raise InputError(f"the base config itself cannot be ranked: {outcome.reason}")
-        for name, value in (("kind", outcome.kind), ("ties", outcome.ties), ("updates", outcome.updates),
-                            ("seconds", seconds), ("reason", outcome.reason)):
-            claim.trial.set_user_attr(name, value)
+        claim.trial.set_user_attr(OUTCOME, {**vars(outcome), "seconds": seconds})
         states = optuna.trial.TrialState
-        state = {"complete": states.COMPLETE, "crashed": states.FAIL, "unmeasured": states.FAIL}.get(outcome.kind, states.PRUNED)
-        self._study.tell(claim.trial, outcome.value, state=state)
+        state = {"complete": states.COMPLETE, "crashed": states.FAIL, "unmeasured": states.FAIL}
+        self._study.tell(claim.trial, outcome.value, state=state.get(outcome.kind, states.PRUNED))
         claim.held.release()
         self._refuse_more_of_the_same()
 
@@ -107,7 +105,7 @@ class Study:
     def importances(self) -> dict[str, float]:
         """How much of being among the best each flag explains, as shares; empty where there are too few trials to tell."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # the picture says itself what few trials are worth
             try:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
                 return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
@@ -172,10 +170,11 @@ class Study:
     def _refuse_more_of_the_same(self) -> None:
         ended = [trial for trial in self._trials() if trial.state.is_finished()]
         ended.sort(key=lambda trial: trial.datetime_complete)
-        last = [trial.user_attrs.get("kind") for trial in ended[-FAILURES_IN_A_ROW:]]
-        if len(last) == FAILURES_IN_A_ROW and len({*last}) == 1 and last[0] in ALIKE:
-            raise InputError(f"{FAILURES_IN_A_ROW} trials in a row were {last[0]}, the last because: "
-                             f"{ended[-1].user_attrs['reason']} (the same command goes on)")
+        last = [row_of(trial) for trial in ended[-FAILURES_IN_A_ROW:]]
+        kinds = {row.kind for row in last}
+        if len(last) == FAILURES_IN_A_ROW and len(kinds) == 1 and kinds < {*ALIKE}:
+            raise InputError(f"{FAILURES_IN_A_ROW} trials in a row were {kinds.pop()}, the last because: {last[-1].reason} "
+                             "(the same command goes on)")
 
 
 def _refuse_other_facts(study: Any, facts: dict[str, Any], name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from wavtrain.sweeps.objectives import Objective
 
-BASE = "is_base"
+BASE, OUTCOME = "is_base", "outcome"
 RANKED, UNFINISHED = ("complete", "pruned"), ("running", "waiting")
 
 
@@ -41,9 +41,9 @@ def ranked(rows: list[Row], objective: Objective) -> list[Row]:
 
 def row_of(trial: Any) -> Row:
     """Of a trial of the study."""
-    known, curve = trial.user_attrs, dict(trial.intermediate_values)
-    kind = known.get("kind") if trial.state.is_finished() else trial.state.name.lower()
+    known, curve = trial.user_attrs.get(OUTCOME, {}), dict(trial.intermediate_values)
+    kind = known.get("kind", "crashed") if trial.state.is_finished() else trial.state.name.lower()
     last = curve[max(curve)] if curve and kind in ("pruned", "running") else None
-    return Row(trial.number, kind or "crashed", known.get(BASE, False), trial.value if kind == "complete" else last,
+    return Row(trial.number, kind, trial.user_attrs.get(BASE, False), trial.value if kind == "complete" else last,
                known.get("ties", []), dict(trial.params), known.get("updates", max(curve, default=0)),
                known.get("seconds", 0) / 60, known.get("reason", ""), curve)

@@ -35,11 +35,15 @@ class Outcome:
 
 def run_trial(base: Base, folder: str, params: dict[str, Any], accelerate_words: Sequence[str], objective: Objective,
               is_hopeless: Judge) -> Outcome:
-    """From its beginning or where a killed sweep left it. `is_hopeless` gets the value of each validation as it comes."""
+    """From its beginning or where a killed sweep left it. `is_hopeless` gets the value of each validation as it comes.
+
+    A collapse ends it, but not the base config (which has no params), unless --on_collapse is given.
+    """
     flags = base.flags_of(folder, params)
-    for name, value in (("resume_from_checkpoint", "latest"), ("on_collapse", "stop")):
-        if name in base.resolved:
-            flags[name] = value
+    if "resume_from_checkpoint" in base.resolved:
+        flags["resume_from_checkpoint"] = "latest"
+    if "on_collapse" in base.resolved and params:
+        flags.setdefault("on_collapse", "stop")
     write_flags(os.path.join(folder, FLAGS), flags)
     with suppress(FileNotFoundError):
         os.remove(os.path.join(folder, EXIT_CODE))
