@@ -64,58 +64,39 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path, capsys):
+def test_stopped_in_the_middle_it_goes_on_where_it_was_also_as_two(tmp_path, capsys):
     write_sweep(tmp_path)
-    killed = started(command(tmp_path, 3), WAITS="0001")
-    wait_for(lambda: len(records(trial(tmp_path, 1))) == 2, killed)
-    killed.kill()
-    killed.wait()
-    wait_for(lambda: not of_trials(tmp_path))  # nothing of it is left
-    found = run_sweep.main(command(tmp_path, 3))
-    said = capsys.readouterr().out
-    assert "trial 0001 goes on, as a sweep before this left it" in said
-    assert "trial 0000 begins" not in said, "it was over"
-    assert found["trials"] == {"complete": 3}
-    assert sorted(row["trial"] for row in rows(tmp_path)) == ["0", "1", "2"]
+    stopped = started(command(tmp_path, 3), WAITS="0001")
+    wait_for(lambda: len(records(trial(tmp_path, 1))) == 2, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait() == 143
+    assert not of_trials(tmp_path)
+    both = [started(command(tmp_path, 3)) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    said = (tmp_path / "sweep.log").read_text()
+    assert [said.count(f"trial 000{number} begins") for number in range(3)] == [1, 1, 1]
+    assert [said.count(f"trial 000{number} goes on") for number in range(3)] == [0, 1, 0]
+    assert sorted((row["trial"], row["state"]) for row in rows(tmp_path)) == [(str(number), "complete") for number in range(3)]
     assert [[record["step"] for record in records(trial(tmp_path, number))] for number in range(3)] == [[1, 2, 3, 4]] * 3
+    found = run_sweep.main(command(tmp_path, 3))  # there is nothing left to do
+    assert found["trials"] == {"complete": 3}
     assert found["base_value"] == pytest.approx(4e-3)
     assert found["best_value"] == max(float(row["contrastive_accuracy"]) for row in rows(tmp_path))
     best = yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text())
     assert best["learning_rate"] == pytest.approx(found["best_value"] / 4)
-    assert ("no trial beats" in said) == (found["best_trial"] == 0)
-    assert run_sweep.main(command(tmp_path, 3)) == found, "there is nothing left to do"
-
-
-def test_a_stopped_sweep_ends_its_trial_and_two_share_what_is_left(tmp_path):
-    write_sweep(tmp_path)
-    stopped = started(command(tmp_path, 4), WAITS="0000")
-    wait_for(lambda: len(records(trial(tmp_path, 0))) == 2, stopped)
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait() == 143
-    assert not of_trials(tmp_path)
-    both = [started(command(tmp_path, 4)) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
-    assert sorted(row["trial"] for row in rows(tmp_path)) == ["0", "1", "2", "3"]
-    assert {row["state"] for row in rows(tmp_path)} == {"complete"}
-    said = (tmp_path / "sweep.log").read_text()
-    assert said.count("trial 0000 begins") == said.count("trial 0000 goes on") == 1
-    assert [said.count(f"trial 000{number} begins") for number in (1, 2, 3)] == [1, 1, 1]
+    assert ("no trial beats the base config" in capsys.readouterr().out) == (found["best_trial"] == 0)
 
 
 def test_refused_and_collapsed_trials_are_failures_with_their_reasons(tmp_path, capsys):
-    write_sweep(tmp_path, "num_warmup_steps: {low: 5, high: 10}\n")
-    run_sweep.main(command(tmp_path, 2))
-    refused = rows(tmp_path)[-1]
-    assert (refused["state"], refused["contrastive_accuracy"], refused["rank"]) == ("failed", "", "")
-    assert refused["reason"] == f"--num_warmup_steps {refused['num_warmup_steps']}: is longer than the run"
-    assert "no trial beats the base config: contrastive_accuracy 0.004" in capsys.readouterr().out
-    other = tmp_path / "other"
-    other.mkdir()
-    write_sweep(other, "learning_rate: {low: 6.0e-3, high: 1.0e-2}\n")
-    found = run_sweep.main(command(other, 2, "--accelerate_arguments", "--num_processes 1"))
-    collapsed = rows(other)[-1]
-    assert collapsed["reason"] == "--on_collapse stop: ended after update 1"
-    assert (found["trials"], found["best_trial"]) == ({"complete": 1, "failed": 1}, 0)
+    write_sweep(tmp_path, "learning_rate: {low: 6.0e-3, high: 1.0e-2}\nnum_warmup_steps: {choices: [0, 9]}\n")
+    found = run_sweep.main(command(tmp_path, 4, "--accelerate_arguments", "--num_processes 1", "--sampler", "random"))
+    assert (found["trials"], found["best_trial"]) == ({"complete": 1, "failed": 3}, 0)
+    reasons = {"0": "--on_collapse stop: ended after update 1", "9": "--num_warmup_steps 9: is longer than the run"}
+    failed = [row for row in rows(tmp_path) if row["state"] == "failed"]
+    assert {row["num_warmup_steps"] for row in failed} == {"0", "9"}
+    for row in failed:
+        assert (row["rank"], row["contrastive_accuracy"], row["reason"]) == ("", "", reasons[row["num_warmup_steps"]])
+    assert "no trial beats the base config: contrastive_accuracy 0.004\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("words", "fault"), [

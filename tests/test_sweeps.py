@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import threading
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,16 @@ def test_a_trial_that_a_dead_sweep_left_goes_on_and_counts_once(tmp_path):
     rows = run_all(study_in(tmp_path), 3, lambda claim: [0.5, 0.6])
     assert [(row.number, row.state) for row in rows] == [(0, "complete"), (2, "complete"), (1, "complete")]
     assert rows[0].curve == {1: 0.5, 2: 0.6}
+
+
+def test_a_trial_that_ends_while_another_sweep_looks_at_it_is_not_run_again(tmp_path):
+    first, second = study_in(tmp_path), study_in(tmp_path)
+    claim = first.claim(1, VALUES)
+    ending = threading.Timer(0.3, first.finish, (claim, Outcome("complete", 0.5), 1.0))
+    ending.start()
+    assert second.claim(1, VALUES) is None
+    ending.join()
+    assert [row.state for row in second.rows()] == ["complete"]
 
 
 def test_one_seed_is_one_sweep_however_often_it_is_interrupted(tmp_path):

@@ -142,12 +142,13 @@ class Study:
         return next(trial for trial in self._trials() if trial.number == number)
 
     def _left(self) -> tuple[Any, Lock, bool] | None:
-        for trial in self._trials():
+        for trial in filter(_is_running, self._trials()):
             folder = self.folder(trial.number)
-            if trial.state == optuna.trial.TrialState.RUNNING and (self.is_here or os.path.isdir(folder)):
-                held = lock(os.path.join(folder, CLAIMED))
-                if held is not None:
-                    return optuna.trial.Trial(self._study, trial._trial_id), held, True
+            held = lock(os.path.join(folder, CLAIMED)) if self.is_here or os.path.isdir(folder) else None
+            if held is not None and _is_running(self._frozen(trial.number)):
+                return optuna.trial.Trial(self._study, trial._trial_id), held, True
+            if held is not None:  # its sweep was done with it in this moment
+                held.release()
         return None
 
     def _next(self, num_trials: int, base_values: dict[str, Any] | None) -> tuple[Any, Lock, bool] | None:
@@ -175,6 +176,10 @@ class Study:
         if len(last) == FAILURES_IN_A_ROW and len(kinds) == 1 and kinds < {*ALIKE}:
             raise InputError(f"{FAILURES_IN_A_ROW} trials in a row were {kinds.pop()}, the last because: {last[-1].reason} "
                              "(the same command goes on)")
+
+
+def _is_running(trial: Any) -> bool:
+    return trial.state == optuna.trial.TrialState.RUNNING
 
 
 def _refuse_other_facts(study: Any, facts: dict[str, Any], name: str) -> None:
