@@ -4,10 +4,11 @@
         --search_space configs/sweeps/pretraining.yaml --num_trials 40 --output_dir runs/sweep \\
         --accelerate_arguments "--num_processes 8 --mixed_precision bf16" -- --max_train_steps 5000
     python run_sweep.py run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml \\
-        --search_space configs/sweeps/demo_pretraining.yaml --num_trials 8 --output_dir runs/demo_sweep -- --max_train_steps 400
+        --search_space configs/sweeps/demo_pretraining.yaml --num_trials 8 --output_dir runs/demo_sweep \\
+        -- --max_train_steps 300 --logging_steps 25
 
-The second takes a quarter of an hour on two cores of a laptop. Words after -- are the script's and go before its config. Trial
-0 is the base config as it is, so the end can say whether anything beats it. Each trial is a run of `accelerate launch` in
+The second takes half an hour on two cores that have other work too. Words after -- are the script's and go before its config.
+Trial 0 is the base config as it is, so the end can say whether anything beats it. Each trial is a run of `accelerate launch` in
 trials/NNNN/ with its log.txt; bad ones are ended early, collapsed ones have failed. Killed in whatever way, the same command
 goes on, also with the trial that was running. The same command several times (CUDA_VISIBLE_DEVICES=1 before it, say) works on
 one study together, on several machines with --storage. What comes out: best.yaml for the script's --config, trials.csv, and

@@ -32,7 +32,7 @@ def parallel_coordinates(rows: Sequence[Row], space: Space, objective: Objective
                 heights.append((row.value - low) / (high - low))
                 color, dashes = BASE if row.is_base else colors(heights[-1]), "-" if row.kind == "complete" else "--"
             axes.plot(range(len(heights)), heights, color=color, linestyle=dashes, alpha=0.9,
-                      linewidth=3.2 if row is rows[0] else 1.6)
+                      linewidth=3.2 if row is rows[0] and row.state == "complete" else 1.6)
     for place, dimension in enumerate(space.values()):
         axes.axvline(place, color="0.3", linewidth=1)
         for value in ticks(dimension):
