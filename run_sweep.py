@@ -2,12 +2,12 @@
 
     python run_sweep.py run_wav2vec2_pretraining_no_trainer.py --config configs/hf_readme_demo.yaml \\
         --search_space configs/sweeps/pretraining.yaml --num_trials 40 --output_dir runs/sweep \\
-        --accelerate_arguments "--num_processes 8 --mixed_precision bf16" -- --max_train_steps 5000
+        --accelerate_arguments "--num_processes 8 --mixed_precision bf16" -- --max_train_steps 5000    # needs GPUs and the Hub
     python run_sweep.py run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml \\
         --search_space configs/sweeps/demo_pretraining.yaml --num_trials 8 --output_dir runs/demo_sweep \\
-        -- --max_train_steps 300 --logging_steps 25
+        -- --max_train_steps 300 --logging_steps 25    # needs half an hour
 
-The second takes half an hour on two cores that have other work too. Words after -- are the script's and go before its config.
+The second takes that on two cores which have other work too. Words after -- are the script's and go before its config.
 Trial 0 is the base config as it is, so the end can say whether anything beats it. Each trial is a run of `accelerate launch` in
 trials/NNNN/ with its log.txt; bad ones are ended early, collapsed ones have failed. Killed in whatever way, the same command
 goes on, also with the trial that was running. The same command several times (CUDA_VISIBLE_DEVICES=1 before it, say) works on
@@ -37,8 +37,10 @@ from wavtrain.sweeps.trials import Outcome, prepare, run_trial
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments.new_parser(__doc__, "the base config: YAML file of the script's flags, which trials vary")
-    parser.add_argument("script", metavar="SCRIPT", help="training script whose trials these are; words after -- are for it")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="study, trials, best.yaml, trials.csv, pictures")
+    parser.usage = "%(prog)s SCRIPT --config FILE --flag value ... [-- flags of SCRIPT]"
+    group = parser.add_argument_group("sweep")
+    group.add_argument("script", metavar="SCRIPT", help="training script whose trials these are; words after -- are for it")
+    group.add_argument("--output_dir", required=True, metavar="DIR", help="study, trials, best.yaml, trials.csv, pictures")
     group = parser.add_argument_group("search")
     group.add_argument("--search_space", required=True, metavar="FILE",
                        help="YAML: `flag: {low: 1.0e-4, high: 1.0e-3, log: true}` (or step) and `flag: {choices: [...]}`")

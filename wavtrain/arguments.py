@@ -41,14 +41,13 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help lists the flags")
 
 
-def new_parser(docstring: str, of_config: str | None = None) -> argparse.ArgumentParser:
+def new_parser(docstring: str, config: str | None = None) -> argparse.ArgumentParser:
     """A parser with --config; the script's docstring is its manual: text as wide as the terminal, commands as they are."""
     width = shutil.get_terminal_size().columns - 2
     manual = "\n\n".join(part if part.startswith("    ") else textwrap.fill(part, width) for part in docstring.split("\n\n"))
     parser = _Parser(description=manual, usage="%(prog)s [--config FILE] --flag value ...", allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help=of_config or "YAML file of flags without the dashes; flags given here "
-                        "go before it")
+    parser.add_argument("--config", metavar="FILE", help=config or "YAML file of flags without dashes; flags here go before it")
     return parser
 
 
