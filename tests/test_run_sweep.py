@@ -49,6 +49,8 @@ def test_refused_and_collapsed_trials_are_failures_with_their_reasons(tmp_path, 
     (["--", "--num_warmup_steps", "9"], "the base config itself cannot be ranked: --num_warmup_steps 9: is longer"),
     (["--accelerate_arguments", "--num_processes none"], "accelerate launch ended with code 2 before the script began: "),
     (["--accelerate_arguments", "a 'b"], "--accelerate_arguments a 'b: No closing quotation"),
+    (["--metric", "accuracy", "--direction", "maximize"],
+     "the base config itself cannot be ranked: --metric accuracy is not among those of validation: contrastive_accuracy"),
     (["--direction", "up"], "argument --direction: invalid choice: 'up'"),
 ])
 def test_what_the_user_has_to_put_right_ends_it_in_one_line(tmp_path, words, fault):

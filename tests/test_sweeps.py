@@ -394,6 +394,8 @@ def test_pictures_show_every_trial(tmp_path):
     assert [round(bar.get_width()) for bar in bars.patches] == [25, 75]
     assert [axes.get_xlabel() for axes in slices] == ["learning rate, log", "num warmup steps", "lr scheduler type"]
     assert slices[0].get_xscale() == "log"
+    wide = {**SPACE, "adam_beta1": Range(0.1, 0.9), "adam_beta2": Range(0.1, 0.9)}
+    assert [axes.get_visible() for axes in importance(rows, wide, ACCURACY, {}).axes] == [True] * 6 + [False] * 3
     lines = parallel_coordinates(rows, SPACE, ACCURACY).axes[0].lines
     assert [line.get_linestyle() for line in lines[: len(rows)]] == [
         {"complete": "-", "pruned": "--", "failed": ":"}[state] for state in reversed(states)]

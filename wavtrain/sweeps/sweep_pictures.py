@@ -65,7 +65,7 @@ def importance(rows: Sequence[Row], space: Space, objective: Objective, importan
         axes.text(0.5, 0.5, "too few completed trials that differ", transform=axes.transAxes, horizontalalignment="center")
     grid = lower.subplots(num_rows, min(COLUMNS, len(space)), sharey=True, squeeze=False).flat
     best = rows[0] if rows[0].kind == "complete" else None
-    for place, (name, dimension) in zip(grid, space.items(), strict=False):
+    for (name, dimension), place in zip(space.items(), grid, strict=False):
         for row in (row for row in rows if name in row.params):
             _draw_point(place, position(dimension, row.params[name]), row, best)
         _scale(place, dimension)

@@ -49,12 +49,10 @@ def run_trial(base: Base, folder: str, params: dict[str, Any], accelerate_words:
         os.remove(os.path.join(folder, EXIT_CODE))
     process = _launched(base.script, folder, accelerate_words)
     try:
-        was_stopped = _watch(process, folder, objective, is_hopeless)
+        ended_early = _watch(process, folder, objective, is_hopeless)
     finally:
         _end(process)
-    if was_stopped:
-        return Outcome("pruned", updates=updates(folder), reason="worse than other trials were at this update")
-    return _outcome(process.returncode, folder, objective)
+    return ended_early or _outcome(process.returncode, folder, objective)
 
 
 def prepare(base: Base, output_dir: str) -> None:
@@ -81,20 +79,23 @@ def _launched(script: str, folder: str, accelerate_words: Sequence[str]) -> subp
                                 start_new_session=True)
 
 
-def _watch(process: subprocess.Popen[bytes], folder: str, objective: Objective, is_hopeless: Judge) -> bool:
-    """Until it has ended, or is hopeless, which is returned."""
+def _watch(process: subprocess.Popen[bytes], folder: str, objective: Objective, is_hopeless: Judge) -> Outcome | None:
+    """Until it has ended, or there is a reason to end it, which is returned."""
     seen = -1
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_BETWEEN_LOOKS)
         for record in validations(folder):
             value = record.get(objective.metric)
+            if objective.metric not in record:
+                known = ", ".join(name for name in record if name not in ("phase", "step"))
+                return Outcome("unmeasured", reason=f"--metric {objective.metric} is not among those of validation: {known}")
             if record["step"] > seen and value is not None:
                 seen = record["step"]
                 if is_hopeless(seen, value) and process.poll() is None:
-                    return True
+                    return Outcome("pruned", updates=seen, reason="worse than other trials were at this update")
         if process.poll() is not None:
-            return False
+            return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
