@@ -122,8 +122,7 @@ def _tokens_of_config(parser: argparse.ArgumentParser, path: str) -> list[str]:
         if key not in actions:
             close = difflib.get_close_matches(str(key), actions, n=1)
             raise InputError(f"--config {path}: no flag is called {key!r}" + (f"; is {close[0]!r} meant?" if close else ""))
-        of_key = _tokens_of_value(actions[key], value, path)
-        _try(parser, of_key, path)
+        _try(parser, of_key := _tokens_of_value(actions[key], value, path), path)
         tokens += of_key
     return tokens
 
