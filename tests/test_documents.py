@@ -51,6 +51,7 @@ def test_every_command_is_known(command):
     """Script, module, flags and launcher exist; what does not run here parses."""
     first = command.words[0]
     if first == "make":
+        assert command.needs
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert set(command.words[1:]) <= targets
     elif first == "pip":
