@@ -9,7 +9,7 @@ from wavtrain.arguments import read_yaml
 
 FLAG = "--search_space"
 SET_BY_THE_SWEEP = ("config", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "preprocessing_only",
-                    "overwrite_cache", "push_to_hub", "hub_model_id", "hub_token")
+                    "check_only", "overwrite_cache", "push_to_hub", "hub_model_id", "hub_token")
 YARDSTICK = {  # what decides which clips validation has, or what is scored
     "dataset_name", "validation_split_names", "validation_split_percentage", "max_duration_in_seconds", "long_audio",
     "text_case", "remove_punctuation", "chars_to_ignore", "unicode_form", "digits", "unit", "vocabulary"}
