@@ -31,7 +31,7 @@ from accelerate.utils import gather_object
 
 from wavtrain.durable_files import write_lines
 from wavtrain.engine import accelerator_for
-from wavtrain.progress import progress_bar
+from wavtrain.progress import Heard, progress_bar
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.beam_decoding import BeamDecoder, BeamOptions
 from wavtrain.recognition.beam_workers import candidates_of
@@ -150,11 +150,13 @@ def decode(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]
             raise InputError("--tune needs a part to tune on: name it with --validation_split_names")
         search = with_best_weights(args, accelerator, search, held_out, listen(held_out), rules, seconds_per_frame)
 
-    found = []
+    found, heard, num_samples = [], Heard(), list(clips["num_samples"])
     with (closing(decoded(args, listen(clips), vocabulary, search, rescorer, seconds_per_frame)) as decoding,
           progress_bar(len(clips), "utterances", "decoding", disable=not accelerator.is_main_process) as bar):
         for each in decoding:
             found.append(each)
+            seconds = num_samples[each[0]] / SAMPLING_RATE * accelerator.num_processes  # of which this is one
+            bar.set_postfix_str(heard.add(seconds), refresh=False)
             bar.update(accelerator.num_processes)
     found = sorted(gather_object(found), key=lambda each: each[0])
     assert [row for row, _ in found] == list(range(len(clips))), "every utterance once"

@@ -14,7 +14,7 @@ exactly with --resume_from_checkpoint latest. run_ctc_decoding.py decodes and sc
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from wavtrain.optimizers import OptimizerOptions
 from wavtrain.places import share_of, validation_places
 from wavtrain.planned_run import PlannedRun
 from wavtrain.preflight import preflight
+from wavtrain.progress import followed
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.ctc_batches import ON_THE_CPU, CtcBatches, CtcSettings, SpanMasks, write_lists
 from wavtrain.recognition.decoding import greedy
@@ -224,7 +225,7 @@ def validated(args: argparse.Namespace, accelerator: Accelerator, run: TrainingR
     is_due = step % (args.eval_steps or args.saving_steps) == 0 and step >= args.validate_after_updates
     if held_out is None or not (is_due or is_last):
         return best
-    measured = evaluate(args, accelerator, model, held_out)
+    measured = evaluate(args, accelerator, model, held_out, partial(run.show, step))
     run.record("validation", step, measured)
     if "wer" in best and not [measured[name] for name in RANKING] < [best[name] for name in RANKING]:
         return best
@@ -233,13 +234,14 @@ def validated(args: argparse.Namespace, accelerator: Accelerator, run: TrainingR
 
 
 @torch.no_grad()
-def evaluate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Module, speech: CtcBatches) -> dict[str, float]:
+def evaluate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Module, speech: CtcBatches,
+             show: Callable[..., None]) -> dict[str, float]:
     """Loss and error rates of greedy decoding: counts of all utterances, each of them once, added and then divided."""
     model.eval()
     sums, found, vocabulary = Sums(), [], speech.settings.vocabulary
-    batches = loaded(speech, validation_places(speech.plan_in_order(), share_of(accelerator)), args.dataloader_num_workers,
-                     accelerator.device)
-    for (batch,) in batches:
+    places = validation_places(speech.plan_in_order(), share_of(accelerator))
+    batches = loaded(speech, places, args.dataloader_num_workers, accelerator.device)
+    for (batch,) in followed(batches, len(places), "batches", "validation", disable=not accelerator.is_main_process):
         output = model(**on_device(batch.inputs, accelerator))
         sums.add({"loss": output["loss"], **batch.known()}, batch.weight)
         log_probs = output["log_probs"].cpu().numpy()
@@ -250,6 +252,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
     clips, hypotheses = zip(*gather_object(found), strict=True)
     assert len(set(clips)) == len(speech.clips) == len(clips), "every utterance once"
     references = [normalised(text, speech.settings.rules) for text in speech.clips.select_columns("text")[list(clips)]["text"]]
+    show(speech.clips, clips, references, hypotheses)
     rates = {name: rate.compute(predictions=hypotheses, references=references)[name]
              for name, rate in (("wer", WordErrorRate()), ("cer", CharacterErrorRate()))}
     return {**recognition_measures(sums.over_processes(accelerator)), **rates}

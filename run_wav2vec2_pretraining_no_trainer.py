@@ -41,6 +41,7 @@ from wavtrain.optimizers import OptimizerOptions
 from wavtrain.places import share_of, validation_places
 from wavtrain.planned_run import PlannedRun
 from wavtrain.preflight import preflight
+from wavtrain.progress import followed
 from wavtrain.reporting.meter import Meter
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
@@ -211,7 +212,8 @@ def validate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
     model.eval()
     sums = Sums()
     places = validation_places(speech.plan_in_order(), share_of(accelerator))
-    for (batch,) in loaded(speech, places, args.dataloader_num_workers, accelerator.device):
+    batches = loaded(speech, places, args.dataloader_num_workers, accelerator.device)
+    for (batch,) in followed(batches, len(places), "batches", "validation", disable=not accelerator.is_main_process):
         torch.manual_seed(batch.seed)
         output = model(**send_to_device(batch.inputs, accelerator.device, non_blocking=True), temperature=1.0)
         sums.add({**output, **batch.known()}, batch.weight)

@@ -17,22 +17,23 @@ from wavtrain.speech.clips import ClipLimits
 FLOORS = {  # of all folders and wavtrain/ itself
     0: "arguments attention batching convolutions durable_files layerdrop masking measures optimizers progress schedules "
        "workers "
-       "collapse hub_flags repository run_options "
+       "collapse examples hub_flags repository run_options "
        "audio_paths mp3_length resampling rows shard_checksums tables unfolding waveforms "
        "error_rates filter_banks transcripts vocabulary_files "
        "fairseq_layout fairseq_pickles "
        "findings published",
-    1: "accumulation checkpoint_files contrastive engine flags places reports "
-       "meter summaries tracking card_text "
+    1: "accumulation checkpoint_files contrastive engine flags places "
+       "errands meter recorded_runs summaries trackers card_text "
        "objectives search_space trial_process "
        "clips dataset_corpora prepared_directory table_corpora "
        "evaluate_metrics ngrams padding vocabularies "
        "run_shape",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
        "fetched_runs model_scores uploads "
+       "curves known_trackers "
        "script_flags suggestions sweep_axes trial_rows "
        "adapters ctc decoding lexicons scores transcribed_clips",
-    3: "speech_batches manifests speech_cache dataset_card model_card publishing "
+    3: "reports speech_batches tracking manifests speech_cache dataset_card model_card publishing "
        "parallel_coordinates sweep_report trials "
        "beam_decoding pseudo_labels recognisers windows "
        "from_fairseq "

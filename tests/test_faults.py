@@ -20,6 +20,7 @@ from wavtrain.checkpoint_files import damage, newest_whole
 from wavtrain.durable_files import holder, lock
 from wavtrain.reporting.tracking import Tracking
 from wavtrain.run_directory import LOCK, held, save_checkpoint
+from wavtrain.run_options import RunOptions
 from wavtrain.speech.prepared_directory import open_prepared
 
 
@@ -249,7 +250,7 @@ def test_where_a_folder_is_gone_the_error_is_that_of_the_writer(tmp_path):
 def test_a_full_disk_names_the_file_and_a_tracker_that_meets_it_in_its_thread_has_one_line_too(tmp_path, caplog):
     """/dev/full takes nothing."""
     before = threading.excepthook
-    tracking = Tracking(Accelerator(cpu=True), str(tmp_path), 2, 0, ("none",), {})
+    tracking = Tracking(Accelerator(cpu=True), RunOptions(str(tmp_path)), 2, 0, {})
     tracking._file.close()
     tracking._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115 (closed below)
     with pytest.raises(OSError, match="No space left") as caught:

@@ -25,6 +25,7 @@ LARGEST = 10**9  # of rates and weights: far beyond what any run survives, and n
 LARGEST_CONFIG = 1 << 20  # characters
 # what PyYAML raises for a value that is not of its tag, and for brackets without end
 OF_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
+leave: Callable[[Any], NoReturn] = sys.exit  # the end of every script; another goes in its place where something hangs
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOTDIR)
 
 
@@ -191,10 +192,12 @@ def run_as_script(main: Callable[[], Any]) -> NoReturn:
             raise
         place = f": {error.filename}" if error.filename else ""
         _end(f"{name}: error: {error.strerror}{place}; what is finished is kept, the same command goes on", 1)
-    sys.exit(0)
+    except SystemExit as left:
+        leave(left.code)
+    leave(0)
 
 
 def _end(message: str, code: int) -> NoReturn:
     """Control characters of file names do not reach the terminal."""
     print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message), file=sys.stderr)
-    sys.exit(code)
+    leave(code)

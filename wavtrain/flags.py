@@ -14,8 +14,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     """Which speech. Fields of manifests.CorpusOptions."""
     group = parser.add_argument_group("corpus")
     group.add_argument("--dataset_name", nargs="+", required=True, metavar="CORPUS",
-                       help="Hub id, folder, manifest file (tsv, csv, json, jsonl), audio file or prepared directory; several "
-                       "are joined")
+                       help="Hub id, folder, table (tsv, csv, json, jsonl), audio file or prepared speech; several are joined")
     group.add_argument("--dataset_config_names", nargs="+", default=(), metavar="CONFIG",
                        help="configurations (of a folder: subfolders), paired with the splits")
     group.add_argument("--dataset_split_names", nargs="+", default=(), metavar="SPLIT",
@@ -174,16 +173,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_dir", metavar="DIR", help="model, checkpoints, metrics.jsonl, curves")
     group.add_argument("--overwrite_output_dir", action="store_true", help="remove the run that is in it")
     group.add_argument("--check_only", action="store_true", help="say what is likely to be a mistake, and what it takes; stop")
-    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="a checkpoint, `latest` of --output_dir, or the Hub "
-                       "id of a run that was pushed with --hub_strategy checkpoint")
+    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="checkpoint, latest, or Hub id (--hub_strategy checkpoint)")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="of everything random (%(default)s)")
     group.add_argument("--logging_steps", type=positive, default=500, metavar="N", help="updates between records (%(default)s)")
     group.add_argument("--saving_steps", type=positive, default=500, metavar="N", help="updates between saves (%(default)s)")
     group.add_argument("--eval_steps", type=positive, metavar="N", help="updates between validations (as --saving_steps)")
     group.add_argument("--save_total_limit", type=positive, default=2, metavar="N", help="checkpoints to keep (%(default)s)")
     add_loader_argument(group)
-    group.add_argument("--report_to", nargs="+", metavar="TRACKER",
-                       help="tensorboard, wandb, trackio, mlflow, ..., all or none (default: tensorboard if installed)")
+    group.add_argument("--report_to", nargs="+", metavar="TRACKER", help="tensorboard wandb trackio mlflow ..., or all (none)")
+    group.add_argument("--run_name", metavar="NAME", help="in trackers (default: the name of --output_dir)")
+    group.add_argument("--tracker_project", metavar="NAME", help="project or experiment in trackers (wavtrain)")
+    group.add_argument("--tracker_tags", nargs="+", default=(), metavar="TAG", help="in trackers; for mlflow KEY=VALUE")
 
 
 def add_loader_argument(group: argparse._ArgumentGroup) -> None:

@@ -10,7 +10,8 @@ FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared b
     "validation_cache_file_name", "init_from", "model_name_or_path", "config_name", "trust_remote_code",
     "gradient_checkpointing", "torch_compile", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
     "max_skipped_in_a_row", "logging_steps", "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers",
-    "report_to", "on_collapse", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_strategy", "license"}
+    "report_to", "run_name", "tracker_project", "tracker_tags", "on_collapse", "push_to_hub", "hub_model_id", "hub_token",
+    "hub_private_repo", "hub_strategy", "license"}
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class RunOptions:
     resume_from_checkpoint: str | None = None
     save_total_limit: int = 2
     report_to: tuple[str, ...] | None = None
+    run_name: str | None = None
+    tracker_project: str | None = None
+    tracker_tags: tuple[str, ...] = ()
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_token: str | None = None

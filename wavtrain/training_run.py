@@ -26,7 +26,7 @@ from wavtrain.hub.publishing import NoPublication, Publication
 from wavtrain.hub.repository import is_hub_id
 from wavtrain.places import Place
 from wavtrain.reporting.tracking import Tracking, tracker_names
-from wavtrain.reports import training_curves
+from wavtrain.reports import draw_curves
 from wavtrain.run_options import FREE_TO_CHANGE, RunOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
 
@@ -70,8 +70,8 @@ class TrainingRun:
             if self.is_main:
                 run_directory.write_arguments(options.output_dir, self.arguments)
                 write_facts(options.output_dir, self.arguments, self.prepared, self.accelerator.num_processes)
-            where = self.accelerator, options.output_dir
-            self._tracking = Tracking(*where, total_steps, done["step"], options.report_to, self.arguments)
+            self._tracking = Tracking(self.accelerator, options, total_steps, done["step"], self.arguments)
+            self.show = self._tracking.show
             self._kept = kept.pop_all()
         return done
 
@@ -79,7 +79,7 @@ class TrainingRun:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._tracking.close()
+        self._tracking.close(is_well=kind is None)
         if kind is not None:  # otherwise finish() follows
             self.publication.stop()
             self._kept.close()
@@ -183,7 +183,7 @@ class TrainingRun:
             self.serve()
         self.accelerator.wait_for_everyone()  # others may leave: a barrier would not outlast a long upload
         if self.is_main:
-            training_curves([self.options.output_dir], os.path.join(self.options.output_dir, "training_curves.png"))
+            draw_curves(self.options.output_dir)
             write_model_card(self.options.output_dir)
             self.publication.finish()
             print(what_next)

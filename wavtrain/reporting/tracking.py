@@ -1,27 +1,32 @@
-"""One record -> the progress bar, metrics.jsonl, and the trackers of accelerate that were asked for."""
+"""One record -> the progress bar, metrics.jsonl, and the trackers that were asked for."""
 
-import difflib
 import json
 import logging
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from tqdm import tqdm
 
-from wavtrain import InputError
-from wavtrain.durable_files import read_json_lines, write_lines
+from wavtrain.durable_files import read_json, read_json_lines, write_json, write_lines
 from wavtrain.progress import progress_bar
+from wavtrain.reporting.errands import ENDING, STARTING, Errands
+from wavtrain.reporting.examples import examples_of
+from wavtrain.reporting.known_trackers import KNOWN
+from wavtrain.reporting.trackers import RunTracker, TrackerOptions, tracker_names
 
-METRICS, TENSORBOARD, PROJECT = "metrics.jsonl", "tensorboard", "wavtrain"
-IN_THE_BAR = {"loss": "loss", "contrastive_accuracy": "accuracy", "code_perplexity": "perplexity",
-              "gradient_norm": "gradient norm"}
-NAME_OF_A_RUN = {"wandb": "name", "trackio": "name", "mlflow": "run_name"}  # what their init calls it; the project is PROJECT
+METRICS = "metrics.jsonl"
+TRACKERS = "trackers.json"  # by what ids they know the run
+SPOKEN = {"loss": "loss {:.3g}", "wer": "WER {:.1%}", "cer": "CER {:.1%}", "contrastive_accuracy": "accuracy {:.1%}",
+          "code_perplexity": "perplexity {:.3g}", "gradient_norm": "gradient norm {:.3g}",
+          "audio_seconds_per_second": "{:.3g} audio-s/s", "audio_hours": "{:,.2f} h heard"}  # the rest is in metrics.jsonl
+LONGEST_TEXT = 120  # characters of an utterance in the terminal
 
 logger = logging.getLogger(__name__)
 
@@ -31,46 +36,50 @@ def read_metrics(output_dir: str) -> list[dict[str, Any]]:
     return read_json_lines(os.path.join(output_dir, METRICS))
 
 
-def tracker_names(report_to: tuple[str, ...] | None) -> list[str]:
-    """The trackers that --report_to means; unasked only TensorBoard, which stays on this disk, and that where installed."""
-    installed = sorted(str(each) for each in get_available_trackers())
-    if report_to is None:
-        return [name for name in installed if name == TENSORBOARD]
-    if report_to in (("none",), ("all",)):
-        return installed if report_to == ("all",) else []
-    for name in report_to:
-        if name in ("all", "none"):
-            raise InputError(f"--report_to {name} stands alone")
-        if name not in LOGGER_TYPE_TO_CLASS:
-            close = difflib.get_close_matches(name, LOGGER_TYPE_TO_CLASS, n=1)
-            raise InputError(f"--report_to {name}: known are {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, all and none"
-                             + (f" (is {close[0]} meant?)" if close else ""))
-        if name not in installed:
-            raise InputError(f"--report_to {name}: its package is not installed: pip install {name}")
-    return list(dict.fromkeys(report_to))
-
-
 class Tracking:
     """Where a run's numbers go. The main process writes them; on the others every call does nothing.
 
-    The trackers are built here and not by Accelerator(log_with=...), as one that fails must leave without the others.
+    The trackers are built here and not by Accelerator(log_with=...): each has a thread, as one that fails must leave
+    without the others, and one that hangs must not hold up the run.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: str, total_steps: int, done_steps: int,
-                 report_to: tuple[str, ...] | None, arguments: dict[str, Any]) -> None:
-        names = tracker_names(report_to)  # refused on every process, so that none waits for another
+    def __init__(self, accelerator: Accelerator, options: TrackerOptions, total_steps: int, done_steps: int,
+                 arguments: dict[str, Any]) -> None:
+        names = tracker_names(options.report_to)  # refused on every process, so that none waits for another
         self.is_main = accelerator.is_main_process
-        self._trackers: dict[str, GeneralTracker] = {}
         if not self.is_main:
             return
-        path = os.path.join(output_dir, METRICS)
-        kept = [record for record in read_metrics(output_dir) if record.get("step", 0) <= done_steps] if done_steps else []
-        write_lines(path, [_strict(record) for record in kept])
+        records = read_metrics(options.output_dir) if done_steps else []
+        path = os.path.join(options.output_dir, METRICS)
+        write_lines(path, [_strict(record) for record in records if record.get("step", 0) <= done_steps])
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (stays open as long as the run)
-        self._hook, threading.excepthook = threading.excepthook, _ended_thread  # TensorBoard writes in a thread
-        for name in names:
-            self._try(name, lambda name=name: self._start(name, output_dir, done_steps, arguments))
-        self._bar = progress_bar(total_steps, "step", "training", done=done_steps)
+        _hide_tokens(sys.argv)
+        self._hook, threading.excepthook = threading.excepthook, _ended_thread  # TensorBoard writes in a thread of its own
+        self._told = max((record.get("step", 0) for record in records), default=0)  # to trackers, before the run was killed
+        self._start(names, options, done_steps, arguments)
+        self._heard: list[str] = []
+        self._bar = progress_bar(total_steps, "steps", "training", done=done_steps)
+
+    def _start(self, names: list[str], options: TrackerOptions, done_steps: int, arguments: dict[str, Any]) -> None:
+        self._ids_path, self._ids_lock = os.path.join(options.output_dir, TRACKERS), threading.Lock()
+        self._ids = _known_ids(self._ids_path) if done_steps else {}
+        if os.path.exists(self._ids_path):
+            write_json(self._ids_path, self._ids)
+        known = {key: value if isinstance(value, (bool, int, float, str)) else str(value)
+                 for key, value in arguments.items() if not key.endswith("token")}
+        self._trackers = {name: KNOWN.get(name, RunTracker)(name, options, done_steps, self._ids.get(name)) for name in names}
+        self._resumed = {name for name, tracker in self._trackers.items() if tracker.run_id}
+        self._errands = {name: Errands(name, partial(self._begin, tracker, known)) for name, tracker in self._trackers.items()}
+        deadline = time.monotonic() + STARTING
+        for errands in self._errands.values():
+            errands.wait_for_start(deadline)
+
+    def _begin(self, tracker: RunTracker, arguments: dict[str, Any]) -> None:
+        tracker.start(arguments)
+        if tracker.run_id:
+            with self._ids_lock:
+                self._ids[tracker.name] = tracker.run_id
+                write_json(self._ids_path, self._ids)
 
     def record(self, phase: str, step: int, values: dict[str, float]) -> None:
         """A line of metrics.jsonl, on disk when this returns; what is not finite becomes null, for trackers nothing."""
@@ -79,14 +88,28 @@ class Tracking:
         values = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
         self._write(_strict({"phase": phase, "step": step, **values}))
         finite = {f"{phase}/{name}": value for name, value in values.items() if math.isfinite(value)}
-        for name in list(self._trackers):
-            self._try(name, lambda name=name: self._trackers[name].log(finite, step=step))
+        self._tell(step, lambda tracker: tracker.log(finite, step))
+        spoken = ", ".join(text.format(values[name]) for name, text in SPOKEN.items() if name in values)
         if phase == "train":
-            short = {IN_THE_BAR[name]: value for name, value in values.items() if name in IN_THE_BAR}
-            self._bar.set_postfix_str(_shown(short), refresh=False)
+            self._bar.set_postfix_str(spoken, refresh=False)
         else:
-            spoken = {name.replace("_", " "): value for name, value in values.items()}
-            tqdm.write(f"step {step} {phase}: {_shown(spoken)}", file=sys.stderr)
+            tqdm.write("\n".join([f"step {step} {phase}: {spoken}", *self._heard]), file=sys.stderr)
+            self._heard = []
+
+    def _tell(self, step: int, call: Callable[[RunTracker], None]) -> None:
+        """A resumed run repeats steps, to the bit: trackers that would show both do not get them again."""
+        for name, tracker in self._trackers.items():
+            if step > self._told or tracker.takes_steps_twice or name not in self._resumed:
+                self._errands[name].send(partial(call, tracker))
+
+    def show(self, step: int, clips: Any, rows: Sequence[int], references: Sequence[str], hypotheses: Sequence[str]) -> None:
+        """A few utterances of a validation, always the same: to the trackers, one to the terminal below its record."""
+        if not self.is_main:
+            return
+        examples = examples_of(clips, rows, references, hypotheses)
+        self._tell(step, lambda tracker: _show(tracker, step, examples))
+        self._heard = [f"  said        {examples[0].reference[:LONGEST_TEXT]}",
+                       f"  recognised  {examples[0].hypothesis[:LONGEST_TEXT]}"]
 
     def _write(self, line: str) -> None:
         rest = f"{line}\n".encode()
@@ -101,41 +124,39 @@ class Tracking:
         if self.is_main:
             self._bar.update(step - self._bar.n)
 
-    def close(self) -> None:
-        """The last words of every tracker; a second call does nothing."""
-        if not self.is_main:
+    def close(self, is_well: bool = True) -> None:
+        """The last words of every tracker, for which it waits a minute at most; a second call does nothing."""
+        if not self.is_main or self._file.closed:
             return
-        for name in list(self._trackers):
-            self._try(name, self._trackers[name].finish)
-        self._trackers.clear()
         self._bar.close()
+        for name, errands in self._errands.items():
+            errands.hurry(partial(self._trackers[name].finish, is_well))
+        deadline = time.monotonic() + ENDING
+        for errands in self._errands.values():
+            errands.wait_for_end(deadline)
         self._file.close()
         threading.excepthook = self._hook
 
-    def _start(self, name: str, output_dir: str, done_steps: int, arguments: dict[str, Any]) -> None:
-        run = os.path.basename(os.path.abspath(output_dir))
-        known = {name: value for name, value in arguments.items() if not name.endswith("token")}
-        if name == TENSORBOARD:  # what a killed run wrote after its last checkpoint is purged
-            tracker = LOGGER_TYPE_TO_CLASS[name](TENSORBOARD, output_dir, purge_step=done_steps + 1)
-            tracker.start()
-            table = "\n".join(f"    {key}: {value}" for key, value in known.items())  # hyperparameters would make a second run
-            tracker.log({"arguments": table}, step=done_steps + 1)
-        else:
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            folder = (output_dir,) if kind.requires_logging_directory else ()
-            tracker = kind(PROJECT, *folder, **({NAME_OF_A_RUN[name]: run} if name in NAME_OF_A_RUN else {}))
-            tracker.start()
-            tracker.store_init_configuration({key: value if isinstance(value, (bool, int, float, str)) else str(value)
-                                              for key, value in known.items()})
-        self._trackers[name] = tracker
 
-    def _try(self, name: str, call: Callable[[], None]) -> None:
-        """Numbers are in metrics.jsonl whatever happens: a tracker that fails (no network, no key) ends, the run goes on."""
-        try:
-            call()
-        except Exception as error:
-            self._trackers.pop(name, None)
-            logger.warning("%s failed and is left out from here on: %s: %s", name, type(error).__name__, error)
+def _known_ids(path: str) -> dict[str, str]:
+    try:
+        ids = read_json(path)
+    except ValueError:
+        ids = None
+    return ids if isinstance(ids, dict) else {}
+
+
+def _show(tracker: RunTracker, step: int, examples: list[Any]) -> None:
+    tracker.show(step, examples)
+    tracker.is_shown = True
+
+
+def _hide_tokens(words: list[str]) -> None:
+    """Trackers send the command line too."""
+    for place, word in enumerate(words):
+        flag, equals, _ = word.partition("=")
+        if flag.startswith("--") and flag.endswith("token"):
+            words[place : place + 1 if equals else place + 2] = [f"{flag}=hidden"]
 
 
 def _ended_thread(ended: threading.ExceptHookArgs) -> None:
@@ -148,7 +169,3 @@ def _ended_thread(ended: threading.ExceptHookArgs) -> None:
 def _strict(record: dict[str, Any]) -> str:
     finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
     return json.dumps(finite, allow_nan=False)
-
-
-def _shown(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())

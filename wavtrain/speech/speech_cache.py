@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from wavtrain import InputError
 from wavtrain.durable_files import read_json, write_json
-from wavtrain.progress import progress_bar
+from wavtrain.progress import Heard, pass_over, progress_bar
 from wavtrain.speech.preparation_plan import Plan, changes
 from wavtrain.speech.prepared_directory import (
     PreparedSpeech,
@@ -54,13 +55,12 @@ def prepare(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | 
 def _prepare_all(plan: Plan, folder: str, num_workers: int, share: tuple[int, int] | None) -> list[str]:
     """The names of all shards, every one of which (of this share) is done now."""
     names: list[str] = []
-    seconds = 0.0
     with progress_bar(plan.num_rows, "clips", "preparing") as bar:
-        tasks = _tasks(plan, folder, names, share, bar.update)
+        tasks, heard = _tasks(plan, folder, names, share, partial(pass_over, bar)), Heard()
         with closing(_in_workers(plan, folder, tasks, num_workers)) as records:
             for record in records:
-                seconds += sum(split["samples"] for split in record["splits"].values()) / SAMPLING_RATE
-                bar.set_postfix_str(f"{seconds / 3600:.2f} h", refresh=False)
+                seconds = sum(split["samples"] for split in record["splits"].values()) / SAMPLING_RATE
+                bar.set_postfix_str(heard.add(seconds), refresh=False)
                 bar.update(record["num_rows"])
     return names
 
