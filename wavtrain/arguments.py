@@ -21,10 +21,8 @@ from wavtrain import InputError
 
 Options = TypeVar("Options")
 SHORTEST, LONGEST = 0.025, 100_000  # seconds: 400 samples are the least that makes a frame; samples are counted in 32 bits
-LARGEST = 10**9  # of rates and weights: far beyond what any run survives, and no overflow
-LARGEST_CONFIG = 1 << 20  # characters
-# what PyYAML raises for a value that is not of its tag, and for brackets without end
-OF_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)
+LARGEST, LARGEST_CONFIG = 10**9, 1 << 20  # of rates and weights, far beyond what any run survives; in characters
+OF_YAML = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, ValueError)  # of PyYAML, all of them
 leave: Callable[[Any], NoReturn] = sys.exit  # the end of every script; another goes in its place where something hangs
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOTDIR)
 
@@ -180,24 +178,23 @@ def run_as_script(main: Callable[[], Any]) -> NoReturn:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("wavtrain").setLevel(logging.INFO)  # ours; libraries have their say from warnings on
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    name = os.path.basename(sys.argv[0])
     try:
         main()
     except InputError as error:
-        _end(f"{name}: error: {error}", error.exit_code)
+        _end(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
-        _end(f"{name}: interrupted; what is finished is kept, the same command goes on", 130)
+        _end("interrupted; what is finished is kept, the same command goes on", 130)
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
         place = f": {error.filename}" if error.filename else ""
-        _end(f"{name}: error: {error.strerror}{place}; what is finished is kept, the same command goes on", 1)
+        _end(f"error: {error.strerror}{place}; what is finished is kept, the same command goes on", 1)
     except SystemExit as left:
         leave(left.code)
     leave(0)
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _end(what: str, code: int) -> NoReturn:
     """Control characters of file names do not reach the terminal."""
-    print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message), file=sys.stderr)
+    print(f"{os.path.basename(sys.argv[0])}:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in what), file=sys.stderr)
     leave(code)

@@ -173,7 +173,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_dir", metavar="DIR", help="model, checkpoints, metrics.jsonl, curves")
     group.add_argument("--overwrite_output_dir", action="store_true", help="remove the run that is in it")
     group.add_argument("--check_only", action="store_true", help="say what is likely to be a mistake, and what it takes; stop")
-    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="checkpoint, latest, or Hub id (--hub_strategy checkpoint)")
+    group.add_argument("--resume_from_checkpoint", metavar="PATH", help="checkpoint, latest, or Hub id of a pushed run")
     group.add_argument("--seed", type=seed, default=0, metavar="N", help="of everything random (%(default)s)")
     group.add_argument("--logging_steps", type=positive, default=500, metavar="N", help="updates between records (%(default)s)")
     group.add_argument("--saving_steps", type=positive, default=500, metavar="N", help="updates between saves (%(default)s)")
