@@ -102,7 +102,8 @@ def test_the_accumulation_that_is_advised_reaches_the_recipe():
     enough = replace(HEALTHY, gradient_accumulation_steps=advised)
     hours = batch_checks(enough, LIBRISPEECH, 1, 400_000, BASE).numbers["hours_per_update"]
     assert not recipe_checks(enough, hours, 960, BASE).findings
-    assert "with 1.2 h in all no --gradient" in text_of(recipe_checks(little, hours / 64, 1.2, BASE), "hours_per_update")
+    little_speech = recipe_checks(little, hours / 64, 1.2, BASE)
+    assert "all of train is 1.2 h, so more speech reaches that" in text_of(little_speech, "hours_per_update")
     assert about(recipe_checks(enough, 4.0, 960, BASE)) == {("note", "hours_per_update")}
 
 

@@ -123,8 +123,7 @@ def recipe_checks(options: RunSettings, hours: float, hours_of_epoch: float, rec
     if hours * little < recipe.hours:
         needed = ceil(options.gradient_accumulation_steps * recipe.hours / hours)
         reach = (f"--gradient_accumulation_steps {needed} reaches that" if hours_of_epoch >= recipe.hours else
-                 f"with {_hours(hours_of_epoch)} in all no --gradient_accumulation_steps reaches that, only more speech, or a "
-                 "smaller model with less to learn")
+                 f"all of train is {_hours(hours_of_epoch)}, so more speech reaches that, and no --gradient_accumulation_steps")
         why = ", and with so little pretraining is known to collapse" if recipe.pretrains else ""
         say("hours_per_update", f"an update hears {_hours(hours)} of speech, {recipe.name}'s heard {recipe.hours:.2f} h{why}: "
             f"{reach}")
