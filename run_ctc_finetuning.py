@@ -32,14 +32,12 @@ from wavtrain.checks.published import fine_tuning_recipe
 from wavtrain.checks.run_shape import RunSettings
 from wavtrain.checks.transcript_checks import FineTuning, transcript_checks
 from wavtrain.engine import accelerator_for, spread
-from wavtrain.loading import budget_of, loaded
+from wavtrain.loading import budget_of, validation_batches
 from wavtrain.measures import Sums, recognition_measures
 from wavtrain.models import encoders
 from wavtrain.optimizers import OptimizerOptions
-from wavtrain.places import share_of, validation_places
 from wavtrain.planned_run import PlannedRun
 from wavtrain.preflight import preflight
-from wavtrain.progress import followed
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.ctc_batches import ON_THE_CPU, CtcBatches, CtcSettings, SpanMasks, write_lists
 from wavtrain.recognition.decoding import greedy
@@ -143,7 +141,9 @@ def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
                 best = validated(args, accelerator, run, recogniser, held_out, place.step, is_last, best)
                 if place.step % args.saving_steps == 0 or is_last or stop:
                     run.save(place, {"samples_heard": meter.samples(), "skipped_updates": finite.skipped(), "best": best})
-            run.advance(place.step, stop and not is_last, interruption.signal)
+            run.advance(place.step)
+            if stop and not is_last:
+                run.leave(place.step, interruption.signal)
     run.finish(what_next(args.output_dir, best, total_steps))
     return best
 
@@ -176,8 +176,7 @@ def load_model(args: argparse.Namespace, vocabulary: Vocabulary) -> tuple[PreTra
     model = recognisers.build(config, vocabulary, args.model_name_or_path, args.adapter_language, args.cache_dir)
     if args.feature_encoder == "frozen" or (args.feature_encoder is None and args.model_name_or_path):
         model.freeze_feature_encoder()
-    encoders.adapt_layers(model, args.gradient_checkpointing, args.torch_compile)
-    return model, extractor
+    return encoders.adapted(model, args.gradient_checkpointing, args.torch_compile), extractor
 
 
 def describer(args: argparse.Namespace, ahead: PlannedRun) -> Any:
@@ -239,9 +238,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
     """Loss and error rates of greedy decoding: counts of all utterances, each of them once, added and then divided."""
     model.eval()
     sums, found, vocabulary = Sums(), [], speech.settings.vocabulary
-    places = validation_places(speech.plan_in_order(), share_of(accelerator))
-    batches = loaded(speech, places, args.dataloader_num_workers, accelerator.device)
-    for (batch,) in followed(batches, len(places), "batches", "validation", disable=not accelerator.is_main_process):
+    for batch in validation_batches(speech, accelerator, args.dataloader_num_workers):
         output = model(**on_device(batch.inputs, accelerator))
         sums.add({"loss": output["loss"], **batch.known()}, batch.weight)
         log_probs = output["log_probs"].cpu().numpy()

@@ -32,16 +32,14 @@ from wavtrain.checks.objective_checks import Annealing, objective_checks
 from wavtrain.checks.published import pretraining_recipe
 from wavtrain.checks.run_shape import RunSettings
 from wavtrain.engine import accelerator_for, spread
-from wavtrain.loading import budget_of, loaded
+from wavtrain.loading import budget_of, validation_batches
 from wavtrain.measures import Sums, pretraining_measures
 from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.models.convolutions import kernels_and_strides
 from wavtrain.optimizers import OptimizerOptions
-from wavtrain.places import share_of, validation_places
 from wavtrain.planned_run import PlannedRun
 from wavtrain.preflight import preflight
-from wavtrain.progress import followed
 from wavtrain.reporting.meter import Meter
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
@@ -151,7 +149,9 @@ def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
                     run.record("validation", place.step, measured)
                 if place.step % args.saving_steps == 0 or is_last or stop:
                     run.save(place, {"samples_heard": meter.samples(), "skipped_updates": finite.skipped()})
-            run.advance(place.step, stop and not is_last, interruption.signal)
+            run.advance(place.step)
+            if stop and not is_last:
+                run.leave(place.step, interruption.signal)
     run.finish(f"{args.output_dir}: the model is there, training_curves.png shows how; run_ctc_finetuning.py goes on")
     return measured
 
@@ -173,21 +173,21 @@ def load_model(args: argparse.Namespace) -> tuple[PreTrainedModel, FeatureExtrac
     extractor = encoders.load_feature_extractor(name, "--model_name_or_path", **where)
     torch.manual_seed(args.seed)
     model = encoders.build(config, arguments.options_of(ObjectiveSettings, args), args.init_from, args.cache_dir)
-    encoders.adapt_layers(model, args.gradient_checkpointing, args.torch_compile)
-    return model, extractor
+    return encoders.adapted(model, args.gradient_checkpointing, args.torch_compile), extractor
 
 
 def open_speech(args: argparse.Namespace, prepared: PreparedSpeech, config: PreTrainedConfig,
                 extractor: FeatureExtractionMixin) -> tuple[SpeechBatches, SpeechBatches | None]:
     """Training and validation clips, as micro-batches."""
     def batches(split: str, max_clips: int | None) -> SpeechBatches | None:
+        if not (clips := prepared.load(split)):
+            return None
         budget = budget_of(max_clips, args.max_batch_duration_in_seconds, args.random_crop_in_seconds)
         crops = (args.uneven_clips or encoders.takes_uneven_clips(config)) == "crop"
         settings = BatchSettings(args.seed, budget, crops, extractor.do_normalize, kernels_and_strides(config),
                                  config.mask_time_prob, config.mask_time_length, config.mask_time_min_masks,
                                  args.require_same_masks, args.pad_to_multiple_of)
-        clips = prepared.load(split)
-        return SpeechBatches(clips, settings) if clips else None
+        return SpeechBatches(clips, settings)
 
     return batches("train", args.per_device_train_batch_size), batches("validation", args.per_device_eval_batch_size)
 
@@ -211,9 +211,7 @@ def validate(args: argparse.Namespace, accelerator: Accelerator, model: nn.Modul
     """The same measures on clips that are not trained on, with the same masks and negatives every time."""
     model.eval()
     sums = Sums()
-    places = validation_places(speech.plan_in_order(), share_of(accelerator))
-    batches = loaded(speech, places, args.dataloader_num_workers, accelerator.device)
-    for (batch,) in followed(batches, len(places), "batches", "validation", disable=not accelerator.is_main_process):
+    for batch in validation_batches(speech, accelerator, args.dataloader_num_workers):
         torch.manual_seed(batch.seed)
         output = model(**send_to_device(batch.inputs, accelerator.device, non_blocking=True), temperature=1.0)
         sums.add({**output, **batch.known()}, batch.weight)

@@ -161,12 +161,13 @@ def be_the_suite(args: argparse.Namespace) -> None:
     """The script itself, stopped between rounds."""
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module("run_wav2vec2_pretraining_no_trainer")
+    from wavtrain import planned_run
     from wavtrain.speech_batches import SpeechBatch
     from wavtrain.training_run import TrainingRun
 
     rounds = Rounds(args)
-    loaded = script.loaded
-    script.loaded = lambda *given: rounds.watched(loaded(*given))
+    loaded = planned_run.loaded
+    planned_run.loaded = lambda *given: rounds.watched(loaded(*given))
     do_also(SpeechBatch, "known", lambda batch: rounds.hear(batch.speech_samples, batch.samples))
     do_also(TrainingRun, "advance", lambda *_: rounds.update_is_done())
     mean_seconds = json.loads((args.work / "facts.json").read_text())["mean_seconds"]

@@ -10,7 +10,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ConformerConfig, Wav2Vec2Confor
 from wavtrain.masking import first_of, masked_places, same_utterance_negatives, span_mask
 from wavtrain.models import contrastive
 from wavtrain.models.contrastive import ObjectiveSettings, Wav2Vec2ConformerPretraining, Wav2Vec2Pretraining
-from wavtrain.models.encoders import adapt_layers
+from wavtrain.models.encoders import adapted
 
 SIZES = dict(  # noqa: C408 - keyword lists read better
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, conv_dim=(16,) * 7,
@@ -269,7 +269,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         return [each.grad.clone() for each in ours.parameters()]
 
     plain = gradients()
-    adapt_layers(ours, checkpoints=True, compiles=False)
+    adapted(ours, checkpoints=True, compiles=False)
     for one, other in zip(plain, gradients(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 

@@ -10,12 +10,14 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from wavtrain import InputError
 from wavtrain.batching import BatchBudget, EpochPlan, plan_epoch, plan_in_order
 from wavtrain.flags import NUM_CORES
-from wavtrain.places import Place
+from wavtrain.places import Place, share_of, validation_places
+from wavtrain.progress import followed
 from wavtrain.speech.waveforms import SAMPLING_RATE, Refusal, open_speech
 
 
@@ -75,6 +77,14 @@ def loaded(speech: Dataset, places: Iterable[Any], num_workers: int | None, devi
         if len(update) == batch.place.rounds:
             yield update
             update = []
+
+
+def validation_batches(speech: Dataset, accelerator: Accelerator, num_workers: int | None) -> Iterator[Any]:
+    """This process's share of all clips, each of them once, in order."""
+    places = validation_places(speech.plan_in_order(), share_of(accelerator))
+    updates = loaded(speech, places, num_workers, accelerator.device)
+    for (batch,) in followed(updates, len(places), "batches", "validation", disable=not accelerator.is_main_process):
+        yield batch
 
 
 def loader_processes(device: torch.device) -> int:

@@ -130,14 +130,16 @@ class TrainingRun:
         self._tracking.record(phase, step, values)
         return {"step": step, **values}
 
-    def advance(self, step: int, leaves: bool, signal_number: int | None) -> None:
-        """The update is done with; the run leaves after a signal, when the checkpoint stands."""
+    def advance(self, step: int) -> None:
+        """The update is done with."""
         self._tracking.advance(step)
-        if leaves and self.is_main:
+
+    def leave(self, step: int, signal_number: int | None) -> None:
+        """After a signal, when the checkpoint stands."""
+        if self.is_main:
             print(f"stopped after update {step}, which is saved: the same command with --resume_from_checkpoint latest goes on")
             self.publication.leave()
-        if leaves:
-            sys.exit(128 + (signal_number or signal.SIGTERM))
+        sys.exit(128 + (signal_number or signal.SIGTERM))
 
     def save(self, place: Place, counters: dict[str, Any]) -> None:
         """A checkpoint, complete or absent, that is also a model directory; with --push_to_hub the model goes there."""

@@ -143,15 +143,16 @@ def takes_uneven_clips(config: PreTrainedConfig) -> str:
     return "crop" if config.feat_extract_norm == "group" else "pad"
 
 
-def adapt_layers(model: PreTrainedModel, checkpoints: bool, compiles: bool) -> None:
-    """--gradient_checkpointing: activations are computed again in the backward pass. --torch_compile: layer by layer, as they
-    repeat, so little is compiled, and lengths may change."""
+def adapted(model: PreTrainedModel, checkpoints: bool, compiles: bool) -> PreTrainedModel:
+    """The same model. --gradient_checkpointing: activations are computed again in the backward pass. --torch_compile: layer by
+    layer, as they repeat, so little is compiled, and lengths may change."""
     if checkpoints:  # transformers 5.2x has a new name for it
         enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
     if compiles:
         for layer in (*_convolution_layers(model), *model.base_model.encoder.layers):
             layer.compile(dynamic=True)
+    return model
 
 
 def _convolution_layers(model: PreTrainedModel) -> list[nn.Module]:
