@@ -17,6 +17,7 @@ from pathlib import Path
 import soundfile
 import training_runs
 from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
 from conftest import ROOT, sound, write_model
 from torch.distributed.run import get_args_parser
 
@@ -171,6 +172,7 @@ def run(command: Command, world: Path) -> None:
         folders = {f"FOLDER_OF_RANK_{rank}": str(world) for rank in (0, 1)}
         assert training_runs.codes(training_runs.start(script, argv, 2, **folders)) == [0, 0]
     else:
+        AcceleratorState._reset_state(reset_partial_state=True)  # each is a process of its own
         script.main(argv)
 
 

@@ -506,7 +506,7 @@ def test_other_models_run_and_resume(kind, settings, pretrain, command, tmp_path
 
 
 def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):
-    message = refusal(pretraining, command(tmp_path / "run", learning_rate=1e30, max_skipped_in_a_row=2, max_train_steps=6))
+    message = refusal(pretraining, command(tmp_path / "run", learning_rate=1e9, max_skipped_in_a_row=2, max_train_steps=6))
     assert "the last 2 updates all had a gradient that is not finite" in message
     assert max(column(tmp_path / "run", "skipped_updates")) == 1
     assert steps_saved_so_far(tmp_path / "run") == []  # nothing that is no use is kept
