@@ -104,6 +104,24 @@ def test_a_push_is_of_one_moment_though_checkpoints_are_dropped_while_it_goes_on
     assert damage(str(hub / "models" / REPOSITORY / "last-checkpoint")) is None
 
 
+def test_the_model_of_a_run_that_was_overwritten_is_not_pushed(places, hub, tmp_path):
+    finetuning.main(flags(places, tmp_path / "run", finetuning, max_train_steps=1))
+    old = digest(tmp_path / "run" / "model.safetensors")
+    later = {"seed": 5, "eval_steps": 3, "overwrite_output_dir": True}  # the first save has no model yet
+    finetuning.main(flags(places, tmp_path / "run", finetuning, **PUSH, **later))
+    assert messages(hub) == ["step 3"]
+    assert stand_in_hub.commits(hub)[0]["files"]["model.safetensors"] != old
+
+
+def test_a_snapshot_follows_symbolic_links(tmp_path):
+    (tmp_path / "blob").write_text("speech")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "data").symlink_to("../blob")
+    (tmp_path / "stage" / "train").mkdir(parents=True)
+    uploads.linked(str(tmp_path / "snapshot" / "data"), str(tmp_path / "stage" / "train" / "data"))
+    assert (tmp_path / "stage" / "train" / "data").read_text() == "speech"
+
+
 # What goes wrong
 
 

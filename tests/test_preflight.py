@@ -344,6 +344,7 @@ def test_disk_is_checkpoints_and_model(tmp_path, monkeypatch):
     assert about(disk_checks(options, 1000, 900, 400_000)) == {("warning", "disk")}
     (tmp_path / "a" / "b" / "checkpoints").mkdir(parents=True)
     (tmp_path / "a" / "b" / "checkpoints" / "state").write_bytes(bytes(20_000))
+    (tmp_path / "a" / "b" / "checkpoints" / "dropped").symlink_to(tmp_path / "nowhere")
     assert not disk_checks(options, 1000, 900, 400_000).findings, "a resumed run has most of it already"
 
 

@@ -276,9 +276,14 @@ def wer_of_transformers(output_dir):
     return wrong / 5
 
 
-def test_a_resumed_run_remembers_its_best_model(up_and_down, tmp_path):
+@pytest.mark.parametrize("is_link", [False, True], ids=["", "checkpoints on another disk"])
+def test_a_resumed_run_remembers_its_best_model(is_link, up_and_down, tmp_path):
     output_dir, best, flags = up_and_down
     resumed = stopped_at(best["step"], output_dir, tmp_path / "run")
+    if is_link:
+        (tmp_path / "disk" / "of").mkdir(parents=True)
+        shutil.move(resumed / "checkpoints", tmp_path / "disk" / "of" / "checkpoints")
+        (resumed / "checkpoints").symlink_to(tmp_path / "disk" / "of" / "checkpoints")
     assert finetuning.main(words_of({**flags, "output_dir": resumed, "resume_from_checkpoint": "latest"})) == best
     assert records(resumed) == records(output_dir)
     assert changed(weights(resumed), weights(output_dir)) == set()

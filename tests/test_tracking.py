@@ -297,13 +297,14 @@ def test_a_resumed_run_goes_on_in_its_tracker(tmp_path, fake, monkeypatch):
             self.run_id = self.run_id or "new"
 
     monkeypatch.setitem(KNOWN, "fake", Known)
-    for done_steps, steps in ((0, (1, 2, 3)), (1, (2, 3, 4)), (0, (1,))):  # resumed, then begun again
+    for done_steps, steps in ((0, (1, 2, 3)), (1, (2,)), (1, (2, 3, 4)), (0, (1,))):  # resumed twice, then begun again
         run = tracking(tmp_path, done_steps, ("fake",))
         for step in steps:
             run.record("train", step, {"loss": 1.0})
         run.close()
     told = [each[:2] for each in fake.told if each[0] in ("id", "log")]
-    assert told == [("id", None), ("log", 1), ("log", 2), ("log", 3), ("id", "new"), ("log", 4), ("id", None), ("log", 1)]
+    assert told == [("id", None), ("log", 1), ("log", 2), ("log", 3), ("id", "new"), ("id", "new"), ("log", 4),
+                    ("id", None), ("log", 1)]
     (tmp_path / "trackers.json").write_text("{")  # harms no run
     tracking(tmp_path, 1, ("fake",)).close()
 

@@ -78,11 +78,14 @@ def read_json(path: str) -> Any:
         return None
 
 
-def read_json_lines(path: str) -> list[Any]:
-    """The values in a file of JSON lines; a last line cut off by a kill is left out, a damaged one before it is refused."""
+def read_json_lines(path: str, holding: bytes = b"") -> list[Any]:
+    """The values in a file of JSON lines, of those that hold these bytes.
+
+    A last line cut off by a kill is left out, a damaged one before it is refused.
+    """
     try:
         with open(path, "rb") as file:
-            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+            lines = [(number, line) for number, line in enumerate(file, 1) if holding in line and line.strip()]
     except FileNotFoundError:
         return []
     values = []

@@ -55,24 +55,29 @@ def checkpoint_to_resume(output_dir: str, resume_from_checkpoint: str | None, ov
     """
     folder = os.path.join(output_dir, CHECKPOINTS)
     wanted = resume_from_checkpoint if resume_from_checkpoint in (None, "latest") else _complete(resume_from_checkpoint)
-    is_own = wanted == "latest" or (wanted and os.path.dirname(os.path.realpath(wanted)) == os.path.realpath(folder))
-    if overwrite and is_own:
+    is_from_here = wanted == "latest" or (wanted and is_own(wanted, output_dir))
+    if overwrite and is_from_here:
         raise InputError(f"--resume_from_checkpoint {resume_from_checkpoint} needs what --overwrite_output_dir removes from "
                          f"{output_dir}: give one of them")
     if overwrite:
         _remove_run(output_dir)
-    elif not is_own and (os.path.exists(os.path.join(output_dir, METRICS)) or entries(folder)):
+    elif not is_from_here and (os.path.exists(os.path.join(output_dir, METRICS)) or entries(folder)):
         raise InputError(f"--output_dir {output_dir} holds a run already: --resume_from_checkpoint latest goes on with it, "
                          "--overwrite_output_dir removes it, another --output_dir keeps it")
-    if is_own:
+    if is_from_here:
         finish_replacements(folder)
     if wanted == "latest":
         return newest_whole(folder)
-    newest = max(steps(folder), default=None) if is_own else None
+    newest = max(steps(folder), default=None) if is_from_here else None
     if newest is not None and step_name(newest) != os.path.basename(os.path.realpath(wanted)):
         raise InputError(f"--resume_from_checkpoint {wanted}: {os.path.join(folder, step_name(newest))} comes after it: go on "
                          "with `latest`, or go back with another --output_dir")
     return wanted
+
+
+def is_own(checkpoint: str, output_dir: str) -> bool:
+    """Whether it lies where runs in this directory save theirs, which may be a link to another disk."""
+    return os.path.dirname(os.path.realpath(checkpoint)) == os.path.realpath(os.path.join(output_dir, CHECKPOINTS))
 
 
 def save_checkpoint(output_dir: str, step: int, write_state: Callable[[str], None], progress: dict[str, Any], *,

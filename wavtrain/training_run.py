@@ -57,7 +57,7 @@ class TrainingRun:
             if self.is_main:
                 try:
                     found[0] = self._opened(kept)
-                    found[2] = found[0] and not os.path.samefile(os.path.join(found[0], "..", ".."), options.output_dir)
+                    found[2] = found[0] and not run_directory.is_own(found[0], options.output_dir)
                 except InputError as error:  # told to the others, which would wait
                     found[1] = str(error)
             checkpoint, fault, is_elsewhere = broadcast_object_list(found)
@@ -67,6 +67,7 @@ class TrainingRun:
             self._owes_model = is_elsewhere or not self.serves_best
             if is_elsewhere:
                 done |= counters  # the best model so far is in another directory
+            self.publication.has_model = any(done[name] != counters[name] for name in counters)  # as where a best one was found
             if self.is_main:
                 run_directory.write_arguments(options.output_dir, self.arguments)
                 write_facts(options.output_dir, self.arguments, self.prepared, self.accelerator.num_processes)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 
 import psutil
 import torch
@@ -69,8 +70,8 @@ def disk_checks(options: RunSettings, weights: int, learning: int, total_steps: 
     saves = -(-total_steps // options.saving_steps)
     checkpoint = BYTES * weights + BYTES_OF_MOMENTS * learning
     needed = min(saves, options.save_total_limit + 1) * checkpoint + BYTES * weights
-    folder = os.path.abspath(options.output_dir)
-    needed_more = max(0, needed - _size_of(os.path.join(folder, "checkpoints")))
+    folder = os.path.join(os.path.abspath(options.output_dir), "checkpoints")  # it may be a link to another disk
+    needed_more = max(0, needed - _size_of(folder))
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
@@ -84,4 +85,8 @@ def disk_checks(options: RunSettings, weights: int, learning: int, total_steps: 
 
 def _size_of(folder: str) -> int:
     """What a run that is resumed has there already."""
-    return sum(os.path.getsize(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names)
+    total = 0
+    for path in (os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names):
+        with suppress(OSError):  # a run at work there drops checkpoints
+            total += os.path.getsize(path)
+    return total

@@ -40,6 +40,7 @@ class Publication:
         self.repository.refuse_if_closed()
         self.uploads = Uploads(self.repository, os.path.join(options.output_dir, STAGE))
         self._now, self._begun = _State(), _State()
+        self.has_model = False  # of this run; what lies there before may be an older one's
 
     @property
     def with_checkpoint(self) -> bool:
@@ -47,7 +48,7 @@ class Publication:
 
     def served(self) -> None:
         """The model in the output directory is another one."""
-        self._now.is_new = True
+        self.has_model = self._now.is_new = True
 
     def saved(self, step: int, checkpoint: str, is_last: bool) -> None:
         """A checkpoint stands. Its push begins, unless the last one is still at work, or finish() follows, or is waited for."""
@@ -115,7 +116,8 @@ class Publication:
 
     def _pushed_names(self, pattern: str = "*") -> list[str]:
         names = (entry.name for entry in os.scandir(self.options.output_dir) if entry.is_file())
-        return sorted(name for name in fnmatch.filter(names, pattern) if is_pushed(name))
+        return sorted(name for name in fnmatch.filter(names, pattern)
+                      if is_pushed(name) and (self.has_model or not name.endswith(".safetensors")))
 
     def _tell_what_is_missing(self, fault: str) -> None:
         folder = self.options.output_dir
@@ -130,6 +132,8 @@ class Publication:
 
 class NoPublication:
     """Without --push_to_hub, and on all processes but the main one."""
+
+    has_model = False
 
     def served(self) -> None:
         """Nothing."""

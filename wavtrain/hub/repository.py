@@ -27,8 +27,7 @@ class Repository:
     """One to push to. `kind` is model or dataset; `flag` says in refusals what is wrong."""
 
     def __init__(self, name: str, kind: str, token: str | None, is_private: bool) -> None:
-        if token is not None and not re.fullmatch(r"[!-~]+", token):  # the HTTP client would print it
-            raise InputError("--hub_token: holds spaces or letters that no token has: copy it anew")
+        refuse_bad_token(token)
         self.name, self.kind, self.token, self.is_private = name, kind, token, is_private
 
     def made(self) -> str:
@@ -48,6 +47,12 @@ class Repository:
                                  "says who you are") from error
             logger.warning("--push_to_hub %s: the Hub cannot be reached now (%s); it is tried again when there is something to "
                            "push", self.name, fault)
+
+
+def refuse_bad_token(token: str | None) -> None:
+    """The HTTP client would print it."""
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise InputError("--hub_token: holds spaces or letters that no token has: copy it anew")
 
 
 def is_pushed(name: str) -> bool:

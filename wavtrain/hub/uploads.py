@@ -78,7 +78,7 @@ class Uploads:
 def linked(source: str, target: str) -> None:
     """A second name for a file that never changes in place; where a file system has no such thing, a copy."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # of a symbolic link it would make another, which may lead nowhere
     except OSError:
         shutil.copyfile(source, target)
 

@@ -22,7 +22,7 @@ from wavtrain.reporting.known_trackers import KNOWN
 from wavtrain.reporting.trackers import RunTracker, TrackerOptions, tracker_names
 
 METRICS = "metrics.jsonl"
-TRACKERS = "trackers.json"  # by what ids they know the run
+TRACKERS, TOLD = "trackers.json", "told_up_to"  # by what ids they know the run, and to which step
 SPOKEN = {"loss": "loss {:.3g}", "wer": "WER {:.1%}", "cer": "CER {:.1%}", "contrastive_accuracy": "accuracy {:.1%}",
           "code_perplexity": "perplexity {:.3g}", "gradient_norm": "gradient norm {:.3g}",
           "audio_seconds_per_second": "{:.3g} audio-s/s", "audio_hours": "{:,.2f} h heard"}  # the rest is in metrics.jsonl
@@ -55,14 +55,17 @@ class Tracking:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (stays open as long as the run)
         _hide_tokens(sys.argv)
         self._hook, threading.excepthook = threading.excepthook, _ended_thread  # TensorBoard writes in a thread of its own
-        self._told = max((record.get("step", 0) for record in records), default=0)  # to trackers, before the run was killed
-        self._start(names, options, done_steps, arguments)
+        recorded = max((record.get("step", 0) for record in records), default=0)
+        self._start(names, options, done_steps, recorded, arguments)
         self._heard: list[str] = []
         self._bar = progress_bar(total_steps, "steps", "training", done=done_steps)
 
-    def _start(self, names: list[str], options: TrackerOptions, done_steps: int, arguments: dict[str, Any]) -> None:
+    def _start(self, names: list[str], options: TrackerOptions, done_steps: int, recorded: int,
+               arguments: dict[str, Any]) -> None:
         self._ids_path, self._ids_lock = os.path.join(options.output_dir, TRACKERS), threading.Lock()
         self._ids = _known_ids(self._ids_path) if done_steps else {}
+        told = self._ids.get(TOLD)  # to trackers, by a run that was killed; metrics.jsonl forgets it with the first resume
+        self._told = self._ids[TOLD] = max(recorded, told if isinstance(told, int) else 0)
         if os.path.exists(self._ids_path):
             write_json(self._ids_path, self._ids)
         known = {key: value if isinstance(value, (bool, int, float, str)) else str(value)
@@ -138,7 +141,7 @@ class Tracking:
         threading.excepthook = self._hook
 
 
-def _known_ids(path: str) -> dict[str, str]:
+def _known_ids(path: str) -> dict[str, Any]:
     try:
         ids = read_json(path)
     except ValueError:

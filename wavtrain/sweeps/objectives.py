@@ -50,7 +50,8 @@ def objective_of(script: str, metric: str | None, direction: str | None) -> Obje
 
 def validations(folder: str) -> list[dict[str, Any]]:
     """The validation records of a run so far."""
-    return [record for record in read_json_lines(os.path.join(folder, "metrics.jsonl")) if record.get("phase") == "validation"]
+    records = read_json_lines(os.path.join(folder, "metrics.jsonl"), b'"validation"')  # asked for twice a second
+    return [record for record in records if record.get("phase") == "validation"]
 
 
 def updates(folder: str) -> int:
