@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +185,13 @@ def test_a_picture_is_written_whole(pretraining, tmp_path, capsys):
     assert picture[..., :3].std() > 0.05
     assert os.path.getsize(pretraining / "training_curves.png") < 150_000
     assert main([str(pretraining), str(tmp_path / "here.png")]) == str(tmp_path / "here.png")
+
+
+def test_a_comparison_leaves_the_picture_of_each_run_alone(pretraining, ctc):
+    alone = [main([str(folder)]) for folder in (pretraining, ctc)]
+    before = [Path(path).read_bytes() for path in alone]
+    assert main([str(pretraining), str(ctc)]) == str(pretraining / "compared_curves.png")
+    assert [Path(path).read_bytes() for path in alone] == before
 
 
 @pytest.mark.parametrize("content", ["", '{"phase": "train", "st', '{"phase": "train", "step": 1, "loss": null}\n'])

@@ -88,7 +88,8 @@ def main(words: Sequence[str]) -> str:
         raise InputError("name the --output_dir of runs: python -m wavtrain.reports RUN [RUN ...] [PICTURE.png]")
     runs = _read(folders)
     print(table(runs))
-    return _drawn(runs, picture or os.path.join(folders[0], "training_curves.png"))
+    name = "training_curves.png" if len(folders) == 1 else "compared_curves.png"  # the former is of one run, and on its card
+    return _drawn(runs, picture or os.path.join(folders[0], name))
 
 
 if __name__ == "__main__":
