@@ -47,6 +47,7 @@ from wavtrain.recognition.transcribed_clips import texts_of
 from wavtrain.recognition.transcripts import TextRules, normalised
 from wavtrain.recognition.vocabularies import Vocabulary, build_vocabulary, read_vocabulary
 from wavtrain.reporting.meter import Meter
+from wavtrain.reporting.trackers import tracker_names
 from wavtrain.schedules import Schedule, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
@@ -93,6 +94,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, check the run, train; return the best validation, or what --..._only asks for."""
     args = parse_arguments(argv)
+    tracker_names(None if args.preprocessing_only else args.report_to)  # refused before hours of preparation
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile,
                                   adapter_language=args.adapter_language)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),

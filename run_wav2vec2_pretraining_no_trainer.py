@@ -41,6 +41,7 @@ from wavtrain.optimizers import OptimizerOptions
 from wavtrain.planned_run import PlannedRun
 from wavtrain.preflight import preflight
 from wavtrain.reporting.meter import Meter
+from wavtrain.reporting.trackers import tracker_names
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
@@ -99,6 +100,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, check the run, train; return the last validation, or what --..._only asks for."""
     args = parse_arguments(argv)
+    tracker_names(None if args.preprocessing_only else args.report_to)  # refused before hours of preparation
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)

@@ -421,7 +421,8 @@ def test_a_head_is_kept_for_its_own_vocabulary(is_same, finetune, unbroken, enco
     ({"hidden_dropout": 2}, "--hidden_dropout"), ({"mask_time_length": 0}, "--mask_time_length"),
     ({"num_warmup_steps": 3, "lr_scheduler_type": "constant"}, "constant has no warm-up"),
     ({"dataset_name": "/nowhere/corpus"}, "--dataset_name /nowhere/corpus"),
-    ({"freeze": 1}, "unrecognized arguments: --freeze"), ({"report_to": "nonsense"}, "--report_to nonsense")], ids=str)
+    ({"freeze": 1}, "unrecognized arguments: --freeze"), ({"report_to": "nonsense"}, "--report_to nonsense"),
+    ({"report_to": "nonsense", "dataset_name": "/nowhere/corpus"}, "--report_to nonsense")], ids=str)
 def test_flags_that_cannot_be_are_named(flags, message, command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert message in refusal(finetuning, command(**{"output_dir": tmp_path / "run", **flags}))

@@ -259,6 +259,13 @@ def test_nothing_is_removed_for_a_command_that_is_refused(command, unbroken, tmp
     assert steps_saved(output_dir) == SAVES
 
 
+def test_a_wrong_tracker_is_refused_before_anything_is_prepared_or_checked(command, tmp_path):
+    flags = {"dataset_name": "/nowhere/corpus", "report_to": "nonsense"}
+    assert "--report_to nonsense" in refusal(pretraining, command(tmp_path / "run", **flags))
+    assert "--report_to nonsense" in refusal(pretraining, command(tmp_path / "run", **flags, check_only=True))
+    assert "--dataset_name /nowhere/corpus" in refusal(pretraining, command(tmp_path / "run", **flags, preprocessing_only=True))
+
+
 def test_output_dir_must_be_a_folder(command, tmp_path):
     (tmp_path / "run").write_text("")
     assert "no folder can be made there" in refusal(pretraining, command(tmp_path / "run"))
