@@ -3,10 +3,12 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import yaml
 from conftest import write_folder, write_model
 from corpora import write_table
@@ -20,6 +22,7 @@ import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
 from wavtrain.hub import model_card
 from wavtrain.hub.card_text import shown, signed, was_edited, write_card
+from wavtrain.hub.model_scores import digest_of_weights
 from wavtrain.speech.prepared_directory import open_prepared
 
 HOSTILE = "<script>alert(1)</script> |`![x](http://x)` \x1b[31m\u202e ]\n---\nlicense: mit"
@@ -101,6 +104,35 @@ def test_scores_are_those_of_the_served_model_and_of_decodings(runs):
         for kind in ("wer", "cer")}
 
 
+def test_scores_stay_when_a_run_goes_on_and_go_with_their_model(runs, tmp_path):
+    run = shutil.copytree(runs / "recogniser", tmp_path / "run")
+    model_card.main([str(run), str(runs / "scores")])
+    scored = cells(card_of(run), "scores")
+    flags = {**SMALL, "dataset_name": runs / "prepared", "max_train_steps": 3, "eval_steps": 1, "license": "cc-by-4.0"}
+    run_ctc_finetuning.main(words_of({**flags, "config_name": runs / "model", "output_dir": run,
+                                      "resume_from_checkpoint": "latest"}))
+    assert cells(card_of(run), "scores") == scored
+    other = weights(run)
+    safetensors.torch.save_file({name: each + 1 for name, each in other.items()}, run / "model.safetensors")
+    model_card.write_model_card(str(run))
+    assert "| scores |" not in card_of(run)
+
+
+def test_scores_of_folders_that_end_alike_are_told_apart(runs, tmp_path):
+    run, folders = shutil.copytree(runs / "recogniser", tmp_path / "run"), [tmp_path / place / "test" for place in "ab"]
+    for folder in folders:
+        shutil.copytree(runs / "scores", folder)
+    model_card.main([str(run), *map(str, folders)])
+    rows = card_of(run).partition("## How good it is")[2].partition("## What it heard")[0]
+    assert [str(folder) in rows for folder in folders] == [True, True]
+
+
+def test_the_command_says_how_a_card_gets_to_its_repository(runs, tmp_path):
+    run = shutil.copytree(runs / "recogniser", tmp_path / "run")
+    model_card.write_model_card(str(run), "me/mine")
+    assert model_card.main([str(run)]).endswith(f"hf upload me/mine {run}/README.md README.md")
+
+
 def test_datasets_are_those_of_the_hub(runs, tmp_path):
     def facts(corpus, num_bytes, name):
         report = {**prepared.report, "sources": [{"corpus": corpus, "bytes": num_bytes}], "asked_for": {"dataset_name": [name]}}
@@ -160,7 +192,7 @@ def test_a_hostile_run_is_harmless(runs, tmp_path):
         (run / name).write_bytes((runs / "recogniser" / name).read_bytes())
     facts = json.loads((run / "run.json").read_text())
     facts["speech"] |= {"corpora": [HOSTILE], "languages": [HOSTILE, "de"], "rejected": {HOSTILE: {"clips": 1, "hours": 0}}}
-    facts |= {"scores": {HOSTILE: {"wer": math.pi, "cer": 1.0, "decoder": HOSTILE}}}
+    facts |= {"scores": {HOSTILE: {"wer": math.pi, "cer": 1.0, "decoder": HOSTILE, "weights": digest_of_weights(str(run))}}}
     card = model_card.model_card(str(run), facts)
     assert not set(card) & set("\x1b\u202e")
     (run / "README.md").write_text(card)

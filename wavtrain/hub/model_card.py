@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import struct
 import sys
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from wavtrain import InputError, __version__
 from wavtrain.arguments import run_as_script
 from wavtrain.durable_files import read_json, read_json_lines, write_json
 from wavtrain.hub.card_text import hours, languages_for_the_hub, printable, shown, signed, table, write_card
-from wavtrain.hub.model_scores import ASR, eval_results, model_scores, read_scores, score_table
+from wavtrain.hub.model_scores import ASR, digest_of_weights, eval_results, model_scores, read_scores, score_table
 from wavtrain.hub.repository import is_hub_id, name_of
+from wavtrain.reporting.recorded_runs import names_of
 from wavtrain.speech.prepared_directory import PreparedSpeech
 
 FACTS = "run.json"  # of a run, what arguments.yaml and metrics.jsonl do not say
@@ -44,6 +46,7 @@ def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSp
     report, languages = prepared.report, filter(None, prepared.load("train").unique("language"))
     names = report.get("asked_for", {}).get("dataset_name", [])
     read_by_datasets = {source["corpus"] for source in report["sources"] if source["bytes"] is None}
+    before = read_json(os.path.join(output_dir, FACTS)) or {}
     base = arguments.get("init_from") if "init_from" in arguments else arguments.get("model_name_or_path")
     write_json(os.path.join(output_dir, FACTS), {
         "speech": {"corpora": sorted({source["corpus"] for source in report["sources"]}), "languages": sorted(languages),
@@ -53,7 +56,7 @@ def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSp
         "num_processes": num_processes,
         "versions": {"wavtrain": __version__, **{name: version(name) for name in PACKAGES},
                      "python": ".".join(map(str, sys.version_info[:3]))},
-        "repository": None, "scores": {}}, indent=1)
+        "repository": None, "scores": before.get("scores", {})}, indent=1)
 
 
 def write_model_card(output_dir: str, repository: str | None = None) -> None:
@@ -80,7 +83,8 @@ def model_card(output_dir: str, facts: dict[str, Any]) -> str:
     records = read_json_lines(os.path.join(output_dir, "metrics.jsonl"))
     is_recogniser = "vocabulary" in arguments  # a flag of run_ctc_finetuning.py
     where = facts["repository"] or output_dir
-    scores = model_scores(facts["scores"], records)
+    weights = digest_of_weights(output_dir) if facts["scores"] else None
+    scores = model_scores({label: each for label, each in facts["scores"].items() if each["weights"] == weights}, records)
     metadata = ModelCardData(
         library_name="transformers", pipeline_tag=ASR if is_recogniser else "feature-extraction",
         tags=["speech", "wavtrain"], license=arguments.get("license"), base_model=facts["base_model"],
@@ -160,11 +164,16 @@ def main(words: Sequence[str]) -> str:
     if not words or any(word.startswith("-") for word in words):
         raise InputError("name the --output_dir of a run: python -m wavtrain.hub.model_card RUN [SCORES ...]")
     facts = _facts(words[0])
-    facts["scores"] |= {name_of(folder): read_scores(folder) for folder in words[1:]}
+    weights = digest_of_weights(words[0])
+    facts["scores"] |= {name: {**read_scores(folder), "weights": weights}
+                        for name, folder in zip(names_of(words[1:]), words[1:], strict=True)}
     write_json(os.path.join(words[0], FACTS), facts, indent=1)
     if not write_card(words[0], model_card(words[0], facts)):
         raise InputError(f"{words[0]}/README.md was edited by hand and is left as it is: remove it to have it written again")
-    return f"{words[0]}/README.md"
+    card = f"{words[0]}/README.md"
+    if facts["repository"] is None:
+        return card
+    return f"{card}; on the Hub with\n  {shlex.join(['hf', 'upload', facts['repository'], card, 'README.md'])}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """How good a recogniser is: by the validation that chose it, and by the decodings that are named."""
 
+import fnmatch
 import math
 import os
 import re
 from typing import Any
 
+import xxhash
 from huggingface_hub import EvalResult
 
 from wavtrain import InputError
@@ -21,6 +23,16 @@ def read_scores(folder: str) -> dict[str, Any]:
     if not isinstance(scores, dict) or not set(KEPT) <= scores.keys():
         raise InputError(f"{folder}: has no scores.json of run_ctc_decoding.py")
     return {name: scores[name] for name in KEPT}
+
+
+def digest_of_weights(folder: str) -> str:
+    """Tells the model in a directory from any other, as scores are those of one model."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(fnmatch.filter(os.listdir(folder), "model*.safetensors")):
+        with open(os.path.join(folder, name), "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def model_scores(decodings: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
