@@ -392,6 +392,16 @@ def test_what_is_compiled_or_sharded_is_not_timed(ahead):
     assert "not measured with --torch_compile" in cost_checks(run, None).facts["takes"]
 
 
+def test_a_damaged_clip_is_left_to_the_run(ahead, monkeypatch):
+    def damaged(*_):
+        raise InputError("the prepared clip 1 is damaged")
+
+    run = ahead()
+    monkeypatch.setattr(type(run.speech), "__getitem__", damaged)
+    assert timed_micro_batches(run, None) is None
+    assert "not measured with a damaged clip" in cost_checks(run, None).facts["takes"]
+
+
 # In the scripts
 
 

@@ -510,6 +510,7 @@ def test_other_models_run_and_resume(kind, settings, pretrain, command, tmp_path
     assert_same_run(broken, output_dir)
     architecture = "Wav2Vec2ForPreTraining" if kind == "wav2vec2" else "Wav2Vec2ConformerForPreTraining"
     assert type(AutoModelForPreTraining.from_pretrained(output_dir)).__name__ == architecture
+    assert (output_dir / "model.safetensors").stat().st_mode == (output_dir / "config.json").stat().st_mode
 
 
 def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):

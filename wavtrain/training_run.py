@@ -172,6 +172,8 @@ class TrainingRun:
         def write_model(folder: str) -> None:
             model.save_pretrained(folder, state_dict=weights)
             self.describe(model, folder)
+            for name in os.listdir(folder):  # safetensors lets nobody else read
+                shutil.copymode(os.path.join(folder, "config.json"), os.path.join(folder, name))
 
         write_or_say_full(write_model, part)
         flush_tree(part)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from wavtrain.checks.findings import Checked, file_size, time_span
 from wavtrain.checks.run_shape import RunSettings
 from wavtrain.checks.timing import BYTES_OF_MOMENTS, Timing
+from wavtrain.engine import is_sharded
 from wavtrain.loading import loader_processes
 from wavtrain.planned_run import PlannedRun
 from wavtrain.speech.waveforms import SAMPLING_RATE
@@ -26,7 +27,7 @@ def cost_checks(run: PlannedRun, timing: Timing | None) -> Checked:
     found = disk_checks(options, run.weights(), run.weights(only_learning=True), run.total_steps)
     disk = found.facts.pop("disk")
     if timing is None:
-        why = "--torch_compile" if options.torch_compile else "FSDP2"
+        why = "--torch_compile" if options.torch_compile else "FSDP2" if is_sharded(run.accelerator) else "a damaged clip"
         found.facts["takes"] = f"{disk}; time and memory are not measured with {why}"
         return found
     an_update = timing.seconds * run.sizes.computed.mean() / SAMPLING_RATE * options.gradient_accumulation_steps

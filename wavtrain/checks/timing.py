@@ -48,6 +48,8 @@ def timed_micro_batches(run: PlannedRun, loss_of: Loss) -> Timing | None:
                 return Timing(*probe, None)
             _timed(run, run.plan.clips_of(longest), loss_of)
             return _typical(run, typical, loss_of)
+    except InputError:  # a damaged clip, which ends the run if it comes to it
+        return None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in NO_MEMORY):
             raise InputError(_too_large(run, longest)) from error

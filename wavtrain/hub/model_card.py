@@ -46,7 +46,6 @@ def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSp
     report, languages = prepared.report, filter(None, prepared.load("train").unique("language"))
     names = report.get("asked_for", {}).get("dataset_name", [])
     read_by_datasets = {source["corpus"] for source in report["sources"] if source["bytes"] is None}
-    before = read_json(os.path.join(output_dir, FACTS)) or {}
     base = arguments.get("init_from") if "init_from" in arguments else arguments.get("model_name_or_path")
     write_json(os.path.join(output_dir, FACTS), {
         "speech": {"corpora": sorted({source["corpus"] for source in report["sources"]}), "languages": sorted(languages),
@@ -56,7 +55,15 @@ def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSp
         "num_processes": num_processes,
         "versions": {"wavtrain": __version__, **{name: version(name) for name in PACKAGES},
                      "python": ".".join(map(str, sys.version_info[:3]))},
-        "repository": None, "scores": before.get("scores", {})}, indent=1)
+        "repository": None, "scores": _scores_before(output_dir)}, indent=1)
+
+
+def _scores_before(output_dir: str) -> dict[str, Any]:
+    try:
+        facts = read_json(os.path.join(output_dir, FACTS))
+    except ValueError:  # damaged: it is written anew
+        facts = None
+    return facts.get("scores", {}) if isinstance(facts, dict) else {}
 
 
 def write_model_card(output_dir: str, repository: str | None = None) -> None:

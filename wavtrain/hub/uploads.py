@@ -25,7 +25,7 @@ from wavtrain.hub.card_text import CARD, was_edited
 from wavtrain.hub.repository import OF_THE_HUB, Repository, in_one_line, is_final
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-WAITS = (1.0, 5.0, 20.0, 60.0, 120.0)  # seconds before each further try; the library tries some requests itself as well
+WAITS = (1.0, 5.0, 20.0, 60.0)  # seconds before each further try; the library tries some requests itself as well
 
 
 class Uploads:
@@ -86,15 +86,16 @@ def linked(source: str, target: str) -> None:
 def pushed(repository: Repository, folder: str, message: str, waits: tuple[float, ...]) -> dict[str, Any]:
     """All files of the folder in one commit, tried again as long as the fault may pass."""
     notes: list[str] = []
-    for wait in (0.0, *waits):
-        time.sleep(wait)
+    for wait in (*waits, None):
         try:
             repository.name = repository.made()
             return {"fault": None, "url": _commit(repository, folder, message, notes), "name": repository.name, "notes": notes}
         except OF_THE_HUB as error:
             fault = in_one_line(error, repository.token)
-            if is_final(error):
+            if wait is None or is_final(error):
                 break
+            print(f"{repository.name}: {fault}; tried again in {wait:g} s", file=sys.stderr, flush=True)
+            time.sleep(wait)
     return {"fault": fault, "name": repository.name, "notes": notes}
 
 
