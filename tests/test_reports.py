@@ -202,6 +202,12 @@ def test_a_run_without_numbers_yet(tmp_path, content):
     assert main([str(folder)])
 
 
+@pytest.mark.parametrize("norm", [0.7, 17.0], ids=["in the healthy band", "far from it"])
+def test_one_record_is_in_the_middle_of_its_axes(tmp_path, norm):
+    axes = panels(figure_of(write_run(tmp_path / "run", [{"phase": "train", "step": 1, **PRETRAINING, "gradient_norm": norm}])))
+    assert axes["Gradient norm"].get_ylim() == pytest.approx((norm / 10, norm * 10))
+
+
 def test_a_run_is_read_while_it_is_written(pretraining):
     with open(pretraining / "metrics.jsonl", "a") as file:
         file.write('{"phase": "train", "step": 101, "loss": 3.')

@@ -96,9 +96,11 @@ def _draw_panel(axes: Any, panel: Panel, runs: Sequence[Run]) -> None:
         _draw_run(axes, panel, run, number, len(runs), shown)
     _label(axes, panel, is_logarithmic)
     if not is_logarithmic:
-        margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+        margin = 0.06 * (high - (0 if panel.from_zero else low)) or 0.06 * abs(high) or 1.0
         axes.set_ylim(0 if panel.from_zero else low - margin, high + margin)
         _tell_outliers(axes, np.concatenate(values), low, high)
+    elif np.nanmin(np.concatenate(values)) == np.nanmax(np.concatenate(values)):
+        axes.set_ylim(low / 10, 10 * high)
     for height in {run.references.get(panel.key, 0) * panel.scale for _, run in drawn} - {0}:
         _draw_reference(axes, panel.key, height)
     if panel.key == "gradient_norm" and any(run.kind == "contrastive" for _, run in drawn):
@@ -189,12 +191,10 @@ def _label(axes: Any, panel: Panel, is_logarithmic: bool) -> None:
 def _draw_legend(figure: Any, runs: Sequence[Run]) -> None:
     from matplotlib.lines import Line2D
 
-    is_one, smooth = len(runs) == 1, f"train: mean over {100 * SMOOTHED_SHARE:.0f} % of the run"
-    color = COLORS[0] if is_one else "0.4"
+    is_one, color = len(runs) == 1, COLORS[0] if len(runs) == 1 else "0.4"
     handles = [Line2D([], [], linewidth=2.2, marker=MARKERS[number % len(MARKERS)], markersize=4, label=_plain(run.name),
                       **_train_style(number)) for number, run in enumerate(runs) if not is_one]
-    handles.append(Line2D([], [], color=color, linewidth=1.8, label=smooth))
-    if len(runs) <= MOST_RAW:
-        handles.append(Line2D([], [], color=color, linewidth=0.7, alpha=0.6, label="train: every record"))
+    handles.append(Line2D([], [], color=color, linewidth=1.8, label=f"train: mean over {100 * SMOOTHED_SHARE:g} % of the run"))
+    handles += [Line2D([], [], color=color, linewidth=0.7, alpha=0.6, label="train: every record")] * (len(runs) <= MOST_RAW)
     handles.append(Line2D([], [], label="validation", **_validation_style(0, len(runs)) | ({} if is_one else {"color": color})))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
