@@ -24,7 +24,7 @@ demo: $(VENV)/ready-demo
 
 test: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
