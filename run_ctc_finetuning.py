@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse_arguments(argv)
     tracker_names(None if args.preprocessing_only else args.report_to)  # refused before hours of preparation
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile,
-                                  adapter_language=args.adapter_language)
+                                  adapter_language=args.adapter_language, freeze_finetune_updates=args.freeze_finetune_updates)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
     if args.preprocessing_only:

@@ -16,7 +16,7 @@ from wavtrain.speech.clips import ClipLimits
 
 FLOORS = {  # of all folders and wavtrain/ itself
     0: "arguments attention batching convolutions durable_files layerdrop masking measures optimizers progress schedules "
-       "workers "
+       "workers zero "
        "collapse examples hub_flags repository run_options "
        "audio_paths mp3_length resampling rows shard_checksums tables unfolding waveforms "
        "error_rates filter_banks transcripts vocabulary_files "

@@ -1,7 +1,8 @@
-"""FSDP2 makes the runs of one process, with gloo on a CPU; what cannot be is refused; shipped configs say what is meant."""
+"""FSDP2 and DeepSpeed make the runs of one process, with gloo on a CPU; what cannot be is refused; configs are as they say."""
 
 import copy
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -13,7 +14,8 @@ import socket
 import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils import patch_environment
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from conftest import ROOT, write_model
 from matplotlib.figure import Figure
 from test_run_ctc_finetuning import prepare
@@ -36,14 +38,18 @@ from transformers import Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
 import run_ctc_finetuning as finetuning
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
-from wavtrain.accumulation import FiniteUpdates, clipped
+from wavtrain.accumulation import FiniteUpdates, clipped, synchronised_if
 from wavtrain.engine import accelerator_for, gathered, save_state, spread
 from wavtrain.models import encoders
 from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.optimizers import OptimizerOptions, adamw
+from wavtrain.zero import refusals_of_zero
 
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 LIKE_ZERO_2 = {"FSDP_RESHARD_AFTER_FORWARD": "false"}
+BY_DEEPSPEED = {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "true",
+                "TORCHDYNAMO_DISABLE": "1"}  # it would import torch's compiler, which takes seconds
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs requirements-deepspeed.txt")
 OF_A_RUN = {**SMALL, "max_train_steps": 3, "saving_steps": 1, "eval_steps": 3, "seed": 3, "max_grad_norm": 2.0}
 OF_CTC = {"mask_time_prob": 0.3, "mask_time_length": 4, "freeze_finetune_updates": 1}
 CONFIGS = sorted((ROOT / "configs" / "accelerate").iterdir())
@@ -132,19 +138,46 @@ def test_sharded_fine_tuning_is_that_of_one_process(command, tmp_path):
     assert_close_run(tmp_path / "other", one, (".", *LAST))
 
 
-def in_a_process(rank, port, task, folder):
+@needs_deepspeed
+def test_deepspeed_pretrains_as_one_process_does(command, tmp_path):
+    """Layerdrop, accumulation, clipping, validation; to the bit if DeepSpeed goes on; it goes on with what others began."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    pretraining.main(command(pretraining, one, gradient_accumulation_steps=4))
+    ended_well(pretraining, command(pretraining, two, gradient_accumulation_steps=2), 2, **BY_DEEPSPEED)
+    assert_close_run(two, one, (".", *LAST))
+    assert {path.name for path in checkpoint(one, 3).iterdir()} - {path.name for path in checkpoint(two, 3).iterdir()} == {
+        "random_states_0.pkl"}
+    goes_on(pretraining, two, tmp_path / "again", 2, command, BY_DEEPSPEED)
+    assert_same_run(tmp_path / "again", two, (".", *LAST))
+    goes_on(pretraining, one, tmp_path / "other", 2, command, BY_DEEPSPEED)
+    assert_close_run(tmp_path / "other", one, (".", *LAST))
+
+
+@needs_deepspeed
+def test_deepspeed_fine_tunes_as_one_process_does(command, tmp_path):
+    """In bf16, with activations computed again; FSDP2 goes on."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = {"mixed_precision": "bf16", "gradient_checkpointing": True, "freeze_finetune_updates": None}
+    ended_well(finetuning, command(finetuning, one, gradient_accumulation_steps=4, **flags), 1)
+    ended_well(finetuning, command(finetuning, two, gradient_accumulation_steps=2, **flags), 2, **BY_DEEPSPEED)
+    assert_close_run(two, one, (".", *LAST))
+    goes_on(finetuning, two, tmp_path / "other", 2, command, **flags)
+    assert_close_run(tmp_path / "other", one, (".", *LAST))
+
+
+def in_a_process(rank, port, task, folder, variables):
     """A task of one of two processes; what it returns is written down."""
-    os.environ.update(SHARDED, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+    os.environ.update({**SHARDED, **variables}, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     (folder / f"{rank}.json").write_text(json.dumps(task(rank, folder)))
 
 
-def in_two_processes(task, folder):
+def in_two_processes(task, folder, variables=()):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [SERVER.Process(target=in_a_process, args=(rank, port, task, folder)) for rank in range(2)]
+    processes = [SERVER.Process(target=in_a_process, args=(rank, port, task, folder, dict(variables))) for rank in range(2)]
     for process in processes:
         process.start()
     assert codes(processes) == [0, 0]
@@ -162,11 +195,12 @@ def updates(model, optimizer, accelerator, rank):
     finite = FiniteUpdates(optimizer, 0, 9, accelerator.device)
     norms = []
     for value in (0.5, math.nan, -0.25):
-        for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, value if rank == 1 or value == value else 0.125)
+        with synchronised_if(True, accelerator, model):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, value if rank == 1 or value == value else 0.125)
         norm = clipped(accelerator, model, 1.0)
         finite.step(norm, 0.01)
-        norms.append(float(norm))
+        norms.append(float(norm) if torch.isfinite(norm) else math.nan)
     return norms, finite.skipped()
 
 
@@ -176,7 +210,7 @@ def updates_of_shards(rank, folder):
     model, optimizer = spread(accelerator, copy.deepcopy(whole), OPTIONS)
     norms, skipped = updates(model, optimizer, accelerator, rank)
     save_state(accelerator, model, optimizer, str(folder))
-    weights = gathered(model.state_dict(), keeps=True)
+    weights = gathered(accelerator.unwrap_model(model).state_dict(), keeps=True)
     plain = accelerator.prepare_optimizer(adamw(whole, OPTIONS))
     expected = updates(whole, plain, accelerator, 1)
     torch.testing.assert_close(weights, dict(whole.state_dict()), rtol=1e-5, atol=1e-6)
@@ -190,8 +224,9 @@ def optimizer_state(optimizer):
     return optimizer.state_dict()["state"]
 
 
-def test_an_update_that_is_not_finite_in_one_part_is_skipped_in_all(tmp_path):
-    for norms, skipped, norms_of_one, skipped_by_one in in_two_processes(updates_of_shards, tmp_path):
+@pytest.mark.parametrize("variables", [{}, pytest.param(BY_DEEPSPEED, marks=needs_deepspeed)], ids=["fsdp2", "deepspeed"])
+def test_an_update_that_is_not_finite_in_one_part_is_skipped_in_all(variables, tmp_path):
+    for norms, skipped, norms_of_one, skipped_by_one in in_two_processes(updates_of_shards, tmp_path, variables):
         assert skipped == skipped_by_one == 1
         assert norms == pytest.approx(norms_of_one, rel=1e-5, nan_ok=True)
         assert [math.isfinite(each) for each in norms] == [True, False, True]
@@ -246,12 +281,42 @@ def test_what_cannot_be_sharded_is_refused_at_the_start(tmp_path):
             assert re.fullmatch(pattern, message)
 
 
-@pytest.mark.parametrize(("variable", "name"), [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
-                                                ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")])
-def test_engines_with_updates_of_their_own_are_refused(variable, name, command, tmp_path, monkeypatch):
-    monkeypatch.setenv(variable, "true")
+@pytest.mark.parametrize(("variables", "flags", "told"), [
+    ({"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, {}, "zero_stage: .* give 2"),
+    ({"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"}, {}, "deepspeed_config_file: .* give zero_stage: 2 in its place"),
+    ({"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, {}, "offload_optimizer_device: .* give none"),
+    ({"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "nvme"}, {}, "offload_param_device: .* give none"),
+    ({"ACCELERATE_GRADIENT_CLIPPING": "1.0"}, {}, "gradient_clipping: .*--max_grad_norm.*"),
+    ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, {}, "gradient_accumulation_steps: leave it out.*"),
+    ({}, {"freeze_finetune_updates": 9}, "--freeze_finetune_updates: .* steps .* launch with DDP"),
+    ({}, {"torch_compile": True}, "--torch_compile: .* launch with DDP")])
+def test_what_deepspeed_cannot_do_is_refused(variables, flags, told, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    asked = [f"{name}: {remedy}" for name, (is_asked, remedy) in refusals_of_zero("no", flags).items() if is_asked]
+    assert len(asked) == 1
+    assert re.fullmatch(told, asked[0])
+
+
+def refused_in_a_process(rank, folder):
+    """What the launched script tells."""
+    with pytest.raises(InputError) as caught:
+        accelerator_for("bf16", freeze_finetune_updates=9)
+    return str(caught.value)
+
+
+def test_deepspeed_refuses_at_the_start(tmp_path):
+    told = in_two_processes(refused_in_a_process, tmp_path, BY_DEEPSPEED)
+    assert told[0] == told[1]
+    assert told[0].startswith("--freeze_finetune_updates: " if importlib.util.find_spec("deepspeed") else
+                              "DeepSpeed: is missing: pip install -r requirements-deepspeed.txt")
+
+
+def test_megatron_is_refused(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_MEGATRON_LM", "true")
     told = refusal(pretraining, command(pretraining, tmp_path))
-    assert told.startswith(f"{name} is not supported")
+    assert told.startswith("Megatron-LM is not supported")
     assert re.search(r"configs/accelerate/\S+\.yaml", told)[0] in {str(path.relative_to(ROOT)) for path in CONFIGS}
 
 
@@ -267,7 +332,8 @@ def as_launched(path):
     words = shlex.split(command.replace("$RANK_OF_THIS_NODE", "1").replace("$FIRST_NODE", "10.0.0.1"))
     assert words[:2] == ["--config_file", str(path.relative_to(ROOT))]
     given = _validate_launch_command(launch_command_parser().parse_args(words))[0]
-    return given, prepare_multi_gpu_env(given)
+    given.deepspeed_fields_from_accelerate_config = []
+    return given, prepare_deepspeed_cmd_env(given)[1] if given.use_deepspeed else prepare_multi_gpu_env(given)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -280,6 +346,13 @@ def test_shipped_configs_are_what_their_names_say(path, monkeypatch):
     assert (given.machine_rank, given.main_process_ip) == ((1, "10.0.0.1") if has_many else (0, None))
     assert given.multi_gpu == path.stem.startswith("ddp")
     assert (environment.items() >= SHARDED.items()) == path.stem.startswith(("fsdp2", "zero2")) == given.use_fsdp
+    assert given.use_deepspeed == path.stem.startswith("deepspeed")
+    if given.use_deepspeed:
+        assert environment["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "2"
+        assert given.deepspeed_multinode_launcher == ("standard" if has_many else "pdsh")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+        with patch_environment(**environment):
+            assert not [name for name, (is_asked, _) in refusals_of_zero("no", {}).items() if is_asked]
     if given.use_fsdp:
         assert {environment[f"FSDP_{name}"] for name in NOT_ASKED} == {"false"}
         assert environment["FSDP_RESHARD_AFTER_FORWARD"] == ("false" if path.stem.startswith("zero2") else "true")

@@ -15,7 +15,7 @@ from wavtrain import InputError, arguments
 from wavtrain.reporting.tracking import read_metrics
 
 SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds; its children start at once
-SERVER.set_forkserver_preload(["run_wav2vec2_pretraining_no_trainer", "run_ctc_finetuning"])
+SERVER.set_forkserver_preload(["run_wav2vec2_pretraining_no_trainer", "run_ctc_finetuning", "deepspeed"])
 SMALL = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 1e-3, "adam_epsilon": 1e-4,
          "logging_steps": 1, "saving_steps": 100, "save_total_limit": 9, "dataloader_num_workers": 0, "report_to": "none",
          "max_train_steps": 2}

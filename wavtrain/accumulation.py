@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from wavtrain import InputError
+from wavtrain.zero import clipped_by_zero, is_zero, synchronised_by_zero
 
 
 def synchronised_if(is_last: bool, accelerator: Accelerator, model: nn.Module) -> AbstractContextManager[None]:
@@ -21,11 +22,15 @@ def synchronised_if(is_last: bool, accelerator: Accelerator, model: nn.Module) -
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(is_last)
         return nullcontext()
+    if is_zero(model):
+        return synchronised_by_zero(model, is_last)
     return nullcontext() if is_last else accelerator.no_sync(model)
 
 
 def clipped(accelerator: Accelerator, model: nn.Module, max_norm: float | None) -> Tensor:
     """Clip the gradient, where asked for; the norm that it had, of all processes' parts together."""
+    if is_zero(model):
+        return clipped_by_zero(model, max_norm)
     norm = accelerator.clip_grad_norm_(model.parameters(), max_norm or math.inf)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

@@ -27,7 +27,7 @@ def cost_checks(run: PlannedRun, timing: Timing | None) -> Checked:
     found = disk_checks(options, run.weights(), run.weights(only_learning=True), run.total_steps)
     disk = found.facts.pop("disk")
     if timing is None:
-        why = "--torch_compile" if options.torch_compile else "FSDP2" if is_sharded(run.accelerator) else "a damaged clip"
+        why = "--torch_compile" if options.torch_compile else "sharding" if is_sharded(run.accelerator) else "a damaged clip"
         found.facts["takes"] = f"{disk}; time and memory are not measured with {why}"
         return found
     an_update = timing.seconds * run.sizes.computed.mean() / SAMPLING_RATE * options.gradient_accumulation_steps
