@@ -41,7 +41,7 @@ $(VENV)/ready-demo: requirements-decoding.txt $(VENV)/ready
 	$(RUN) -m pip install --quiet -r requirements-decoding.txt
 	@touch $@
 
-$(VENV)/ready-dev: requirements-dev.txt requirements-tracking.txt requirements-decoding.txt requirements-export.txt requirements-sweeps.txt $(VENV)/ready
+$(VENV)/ready-dev: requirements-dev.txt requirements-tracking.txt requirements-decoding.txt requirements-export.txt requirements-sweeps.txt requirements-deepspeed.txt $(VENV)/ready
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 

@@ -41,7 +41,7 @@ def refusals_of_zero(mixed_precision: str, flags: dict[str, Any]) -> dict[str, t
 
 
 def is_zero(model: nn.Module) -> bool:
-    """Whether it is DeepSpeed's. Nothing is imported for the answer, as that takes seconds."""
+    """Whether it is DeepSpeed's. Nothing is imported for the answer, as that takes a second."""
     return hasattr(model, "coalesce_grad_reduction")
 
 
