@@ -97,3 +97,6 @@ def test_a_warmup_longer_than_the_run_is_refused():
     refuse_endless_warmup(10, 10)
     with pytest.raises(InputError, match="--num_warmup_steps 11: is longer than the run of 10 updates"):
         refuse_endless_warmup(11, 10)
+    Schedule(num_warmup_steps=10, max_train_steps=10)
+    with pytest.raises(InputError, match="--num_warmup_steps 11: is longer than the run of 10 updates"):  # before any speech
+        Schedule(num_warmup_steps=11, max_train_steps=10)

@@ -26,6 +26,7 @@ class Schedule:
     lr_init_scale: float = 0.01  # tri_stage alone, as is the next one
     lr_final_scale: float = 0.05
     polynomial_power: float = 1.0
+    max_train_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.lr_scheduler_type not in SCHEDULES:
@@ -45,6 +46,8 @@ class Schedule:
                              "at most 1; an exponential never reaches 0")
         if not 0 < self.polynomial_power < math.inf:
             raise InputError(f"--polynomial_power {self.polynomial_power:g}: give a number above 0; 1 is a straight line")
+        if self.max_train_steps:  # otherwise only the speech says how long the run is
+            refuse_endless_warmup(self.num_warmup_steps, self.max_train_steps)
 
 
 def refuse_endless_warmup(num_warmup_steps: int, total_steps: int) -> None:
