@@ -24,14 +24,14 @@ FLOORS = {  # of all folders and wavtrain/ itself
        "findings published",
     1: "accumulation checkpoint_files contrastive engine flags places "
        "errands meter recorded_runs summaries trackers card_text "
-       "objectives search_space trial_process "
+       "objectives search_space "
        "clips dataset_corpora prepared_directory table_corpora "
        "evaluate_metrics ngrams padding vocabularies "
        "run_shape",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
        "fetched_runs model_scores uploads "
        "curves known_trackers "
-       "script_flags suggestions sweep_axes trial_rows "
+       "script_flags suggestions sweep_axes trial_process trial_rows "
        "adapters ctc decoding lexicons scores transcribed_clips",
     3: "reports speech_batches tracking manifests speech_cache dataset_card model_card publishing "
        "parallel_coordinates sweep_report trials "

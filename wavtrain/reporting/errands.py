@@ -14,6 +14,7 @@ from wavtrain import arguments
 STARTING, ENDING = 60.0, 60.0  # seconds that a run waits for what it reports to, at most: for its start, for its end
 TRIED_AGAIN_AFTER = (10.0, 60.0, 300.0)  # seconds: a server may be restarted
 MOST_WAITING = 1000  # calls; a tracker that takes none of so many hangs
+farewells: list[Callable[[object], object]] = []  # get the exit code where a process ends past what sys.exit would still do
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class Errands:
 
 def _end_at_once(code: object) -> NoReturn:
     """Without the farewells of libraries, which may wait for a network that is gone."""
+    for farewell in farewells:
+        farewell(code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 from wavtrain.durable_files import lock
+from wavtrain.reporting import errands
 
 PROCESS_LOCK, EXIT_CODE = ".process.lock", ".exit_code"
 GRACE = 120.0  # seconds to finish an update and write a checkpoint
@@ -25,6 +27,7 @@ def main(folder: str, script: str, *words: str) -> None:
     held = None
     while held is None and os.environ.get("RANK", "0") == "0":  # a process of a sweep that was killed may still be saving
         held = lock(os.path.join(folder, PROCESS_LOCK))
+    errands.farewells.append(partial(_note, folder))
     sys.argv, sys.path[0] = [script, *words], os.path.dirname(os.path.abspath(script))
     try:
         runpy.run_path(script, run_name="__main__")
