@@ -29,10 +29,11 @@ from wavtrain.sweeps import sweep_report
 from wavtrain.sweeps.objectives import Objective, objective_of
 from wavtrain.sweeps.script_flags import Base, read_base
 from wavtrain.sweeps.search_space import Space, read_space, remarks
-from wavtrain.sweeps.study import Claim, Study
+from wavtrain.sweeps.study import TRIALS, Claim, Study
 from wavtrain.sweeps.suggestions import Judges
 from wavtrain.sweeps.sweep_pictures import draw
-from wavtrain.sweeps.trials import Outcome, prepare, run_trial
+from wavtrain.sweeps.trial_rows import UNFINISHED
+from wavtrain.sweeps.trials import LOG, Outcome, prepare, run_trial
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,14 +87,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     space = read_space(args.search_space)
     base = read_base(args.script, args.config, args.words, args.search_space, space, args.output_dir)
     study = open_study(args, base, space, objective)
-    for remark in remarks(space, objective.metric):
+    for remark in (*remarks(space, objective.metric), *base.remarks):
         print(remark)
     if not any(row.updates for row in study.rows()):  # the speech of those that ran is there
         prepare(base, args.output_dir)
-    values = {name: dimension.match(base.resolved[name]) for name, dimension in space.items()}
-    if None in values.values():
-        values = None  # trial 0 is outside of the space: to be compared with, not learned from
-    while (claim := study.claim(args.num_trials, values)) is not None:
+    over = sum(row.kind not in UNFINISHED for row in study.rows())
+    print(f"{args.output_dir}: {over} of {args.num_trials} trials are over; what each one prints is in its {TRIALS}/NNNN/{LOG}")
+    while (claim := study.claim(args.num_trials, base.resolved)) is not None:
         began, hopeless = time.monotonic(), partial(study.is_hopeless, claim)
         announce(claim)
         words = shlex.split(args.accelerate_arguments)
@@ -101,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         study.finish(claim, outcome, time.monotonic() - began)
         conclude(claim, outcome, objective)
         report(args, study, base, space, objective)
+        if (fault := sweep_report.more_of_the_same(study.rows())):
+            conclusion(args, study, base, space, objective)
+            raise InputError(fault)
     return conclusion(args, study, base, space, objective)
 
 
@@ -127,7 +130,8 @@ def conclude(claim: Claim, outcome: Outcome, objective: Objective) -> None:
     """What became of it."""
     value = f", {objective.metric} {outcome.value:.4g}" if outcome.value is not None else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
-    print(f"trial {claim.trial.number:04d} {outcome.kind} after {outcome.updates} updates{value}{reason}", flush=True)
+    kind = sweep_report.SPOKEN.get(outcome.kind, outcome.kind)
+    print(f"trial {claim.trial.number:04d} {kind} after {outcome.updates} updates{value}{reason}", flush=True)
 
 
 def report(args: argparse.Namespace, study: Study, base: Base, space: Space, objective: Objective) -> None:
@@ -154,7 +158,9 @@ def conclusion(args: argparse.Namespace, study: Study, base: Base, space: Space,
     best = sweep_report.best_of(rows)
     if best is not None:
         path = os.path.join(args.output_dir, sweep_report.BEST)
-        print(f"python {args.script} --config {path} runs the best arguments; {', '.join(pictures)}")
+        print(f"python {args.script} --config {path} runs the best arguments")
+    if pictures:
+        print(f"pictures: {', '.join(pictures)}")
     against = next((row.value for row in rows if row.is_base and row.kind == "complete"), None)
     counts = {state: sum(row.state == state for row in rows) for state in sorted({row.state for row in rows})}
     return {"trials": counts, "best_trial": best and best.number, "best_value": best and best.value, "base_value": against,

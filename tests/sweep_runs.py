@@ -13,6 +13,19 @@ from conftest import ROOT
 SCRIPT = str(Path(__file__).parent / "swept_script.py")
 SPACE = "learning_rate: {low: 1.0e-4, high: 2.0e-3, log: true}\nlr_scheduler_type: {choices: [linear, cosine]}\n"
 
+LAUNCHER = """
+import subprocess, sys
+sys.exit(subprocess.run([sys.executable, *sys.argv[sys.argv.index("-m"):]]).returncode and 1)
+"""
+
+
+def stand_in_launcher(folder):
+    """A folder for PYTHONPATH: in place of `accelerate launch`, which takes seconds to begin and ends with codes of its own."""
+    (folder / "launcher" / "accelerate" / "commands").mkdir(parents=True)
+    (folder / "launcher" / "accelerate" / "__init__.py").touch()
+    (folder / "launcher" / "accelerate" / "commands" / "launch.py").write_text(LAUNCHER)
+    return str(folder / "launcher")
+
 
 def write_sweep(folder, space=SPACE, config="learning_rate: 1.0e-3\n"):
     (folder / "space.yaml").write_text(space)

@@ -25,7 +25,10 @@ def parse_arguments(argv=None):
     parser.add_argument("--lr_scheduler_type", choices=("linear", "cosine"), default="linear")
     parser.add_argument("--exempt_norms_and_biases", action="store_true")
     parser.add_argument("--on_collapse", choices=("warn", "stop"), default="warn")
-    return arguments.parse(parser, argv)
+    args = arguments.parse(parser, argv)
+    if args.exempt_norms_and_biases and args.lr_scheduler_type == "cosine":
+        raise InputError("--exempt_norms_and_biases does not go with cosine")
+    return args
 
 
 def main(argv=None):

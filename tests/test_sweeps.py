@@ -3,6 +3,8 @@
 import csv
 import json
 import shlex
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -17,11 +19,13 @@ from wavtrain import InputError
 from wavtrain.sweeps.objectives import objective_of, validations
 from wavtrain.sweeps.parallel_coordinates import parallel_coordinates
 from wavtrain.sweeps.script_flags import Base, read_base, write_flags
-from wavtrain.sweeps.search_space import Choices, Range, candidates, read_space, remarks
-from wavtrain.sweeps.study import FAILURES_IN_A_ROW, Study
+from wavtrain.sweeps.search_space import Choices, Range, candidates, corners, read_space, remarks
+from wavtrain.sweeps.study import Study
 from wavtrain.sweeps.suggestions import Judges
+from wavtrain.sweeps.sweep_axes import BEYOND
 from wavtrain.sweeps.sweep_pictures import draw, history, importance
-from wavtrain.sweeps.sweep_report import best_of, drop_models, table, verdict, write_best, write_table
+from wavtrain.sweeps.sweep_report import best_of, drop_models, more_of_the_same, table, verdict, write_best, write_table
+from wavtrain.sweeps.trial_process import EXIT_CODE
 from wavtrain.sweeps.trials import Outcome
 
 SPACES = sorted(set((ROOT / "configs" / "sweeps").glob("*.yaml")) - set((ROOT / "configs" / "sweeps").glob("wandb_*")))
@@ -144,6 +148,8 @@ def test_the_base_is_the_config_and_the_words_after_it(tmp_path):
     ({"words": ["--seed", "1"]}, "unrecognized arguments: --seed"),
     ({"words": ["--output_dir", "x"]}, "--output_dir after --: is set by the sweep itself"),
     ({"script": "none.py"}, "there is no such script"),
+    ({"space": "lr_scheduler_type: {choices: [linear, cosine]}\nlearning_rate: {low: 1, high: 2}",
+      "config": "exempt_norms_and_biases: true"}, "space.yaml: lr_scheduler_type: --exempt_norms_and_biases does not go with"),
     ({"script": str(ROOT / "wavtrain" / "masking.py")}, "cannot be asked for its flags"),
 ])
 def test_the_script_itself_says_which_flags_there_are(tmp_path, given, fault):
@@ -151,6 +157,25 @@ def test_the_script_itself_says_which_flags_there_are(tmp_path, given, fault):
         base_of(tmp_path, **given)
     assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_combinations_that_the_script_refuses_are_told(tmp_path):
+    space = ("lr_scheduler_type: {choices: [linear, cosine]}\nexempt_norms_and_biases: {choices: [true, false]}\n"
+             "learning_rate: {low: 1.0e-4, high: 1.0e-3}")
+    base = base_of(tmp_path, space)
+    assert base.remarks == ["note: 2 of 8 combinations of ends of the search space are refused, as lr_scheduler_type cosine, "
+                            "exempt_norms_and_biases True, learning_rate 0.0001: --exempt_norms_and_biases does not go with "
+                            "cosine"]
+    assert not base_of(tmp_path).remarks
+
+
+def test_of_many_combinations_some_are_tried():
+    assert list(corners({"seed": Range(1, 2), "lr_scheduler_type": SPACE["lr_scheduler_type"]})) == [
+        {"seed": 1, "lr_scheduler_type": "linear"}, {"seed": 2, "lr_scheduler_type": "linear"},
+        {"seed": 1, "lr_scheduler_type": "cosine"}, {"seed": 2, "lr_scheduler_type": "cosine"}]
+    many = [tuple(corner.values()) for corner in corners({str(number): Choices((0, 1, 2)) for number in range(20)})]
+    assert len({*many}) == len(many) == 128
+    assert [{*values} for values in zip(*many, strict=True)] == [{0, 1, 2}] * 20
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
@@ -279,11 +304,12 @@ def test_a_collapse_is_a_failure_that_is_not_ranked_but_avoided(tmp_path):
     assert "failed, collapsed: why" in table(rows, list(SPACE), ACCURACY)
 
 
-def test_refusals_in_a_row_end_the_sweep(tmp_path):
-    study = study_of_one(tmp_path)
-    with pytest.raises(InputError, match=f"{FAILURES_IN_A_ROW} trials in a row were refused, the last because: why"):
-        run_all(study, 20, lambda claim: [1.0] if claim.is_base else "refused")
-    assert len(study.rows()) == 1 + FAILURES_IN_A_ROW
+@pytest.mark.parametrize(("fates", "said"), [
+    (["refused"] * 5, "5 trials in a row were refused, the last because: why (the same command goes on)"),
+    (["refused"] * 4, ""), (["refused"] * 4 + ["crashed"], ""), (["refused"] * 5 + [[1.0]], ""), (["collapsed"] * 5, "")])
+def test_failures_in_a_row_are_told(tmp_path, fates, said):
+    rows = run_all(study_of_one(tmp_path), 1 + len(fates), lambda claim: [[1.0], *fates][claim.trial.number])
+    assert more_of_the_same(rows) == said
 
 
 def test_a_base_that_is_refused_leaves_nothing(tmp_path):
@@ -295,11 +321,12 @@ def test_a_base_that_is_refused_leaves_nothing(tmp_path):
 
 
 def test_a_base_outside_of_the_space_is_compared_with(tmp_path):
-    study = study_of_one(tmp_path)
-    claim = study.claim(1, None)
+    study, base = study_of_one(tmp_path), {"seed": 1, **VALUES, "learning_rate": 0.1, "lr_scheduler_type": None}
+    claim = study.claim(1, base)
     assert (claim.is_base, claim.params, dict(claim.trial.params)) == (True, {}, {})
     study.finish(claim, Outcome("complete", 0.5, updates=4), 1.0)
     rows = run_all(study, 8, lambda claim: [0.1 * claim.trial.number])
+    assert next(row.params for row in rows if row.is_base) == {name: base[name] for name in SPACE}, "for reports"
     assert verdict(rows, ACCURACY).startswith("trial 0007 beats the base config: contrastive_accuracy 0.7 against 0.5")
     assert set(study.importances()) == set(SPACE)
 
@@ -321,7 +348,9 @@ def test_what_a_run_is_worth(tmp_path):
     assert WER.worth(validations(str(tmp_path / "ctc"))) == (0.9, [0.9, 0.5, float("inf")]), "the best is the one that is there"
     write_metrics(tmp_path / "lost", [("validation", 1, {"contrastive_accuracy": None})])
     assert ACCURACY.worth(validations(str(tmp_path / "lost"))) == (None, [])
-    with pytest.raises(InputError, match="--metric is needed"):
+    with pytest.raises(InputError, match=r"run_ctc_decoding\.py: does not train, .* and run_ctc_finetuning can be swept"):
+        objective_of("run_ctc_decoding.py", "wer", None)
+    with pytest.raises(InputError, match=r"--metric is needed for other\.py, which is none of run_wav2vec2_pretraining"):
         objective_of("other.py", None, None)
     with pytest.raises(InputError, match="--direction minimize or maximize is needed for --metric bleu"):
         objective_of("other.py", "bleu", None)
@@ -377,6 +406,42 @@ def test_models_of_all_but_the_best_are_removed(tmp_path):
     assert sorted(path.parent.name for path in tmp_path.rglob("checkpoints")) == ["0002", "0003"]
     assert [path.parent.name for path in tmp_path.rglob("model.safetensors")] == ["0002"]
     assert len(list(tmp_path.rglob("metrics.jsonl"))) == 3
+
+
+def test_a_base_outside_of_the_space_is_drawn_beyond_the_axes(tmp_path):
+    study = study_of_one(tmp_path)
+    base = {**VALUES, "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    for value in (0.5, 0.6):
+        study.finish(study.claim(2, base), Outcome("complete", value, updates=4), 1.0)
+    rows = study.rows()
+    heights = parallel_coordinates(rows, SPACE, ACCURACY).axes[0].lines[0].get_ydata()
+    assert list(heights) == pytest.approx([1 + BEYOND, 1 / 3, -BEYOND, 0])
+    _, *slices = importance(rows, SPACE, ACCURACY, {}).axes
+    places = [float(axes.collections[1].get_offsets()[0][0]) for axes in slices]
+    assert places == pytest.approx([1e-2 * 100**BEYOND, 2, -1])
+    assert [axes.get_title("left") + axes.get_title("right") for axes in slices] == [
+        "base: 0.1, outside of the space", "", "base: constant, outside of the space"]
+    assert all(axes.get_xlim()[0] < place < axes.get_xlim()[1] for axes, place in zip(slices, places, strict=True))
+
+
+HANGING = """
+import sys, threading
+from wavtrain import arguments
+from wavtrain.reporting.errands import Errands
+def main():
+    Errands("slow", threading.Event().wait).wait_for_end(0)
+    threading.Thread(target=threading.Event().wait).start()  # as libraries do
+    sys.exit(3)
+arguments.run_as_script(main)
+"""
+
+
+def test_a_trial_whose_tracker_hangs_leaves_its_exit_code(tmp_path):
+    (tmp_path / "hangs.py").write_text(HANGING)
+    command = [sys.executable, "-m", "wavtrain.sweeps.trial_process", str(tmp_path), str(tmp_path / "hangs.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.wait(60) == 3
+    assert (tmp_path / EXIT_CODE).read_text() == "3"
 
 
 def test_pictures_show_every_trial(tmp_path):

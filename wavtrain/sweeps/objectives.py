@@ -7,6 +7,7 @@ from typing import Any
 from wavtrain import InputError
 from wavtrain.durable_files import read_json_lines
 
+WITHOUT_VALIDATION = ("run_preprocessing", "run_ctc_decoding", "run_sweep")
 METRIC_OF = {"run_wav2vec2_pretraining_no_trainer": "contrastive_accuracy", "run_ctc_finetuning": "wer"}
 DIRECTIONS = {"contrastive_accuracy": "maximize", "code_perplexity": "maximize", "wer": "minimize", "cer": "minimize",
               "loss": "minimize", "contrastive_loss": "minimize"}
@@ -40,9 +41,13 @@ def objective_of(script: str, metric: str | None, direction: str | None) -> Obje
 
     Pretraining: accuracy, since the loss also moves with its weights and temperatures, which trials may search.
     """
-    metric = metric or METRIC_OF.get(os.path.splitext(os.path.basename(script))[0])
+    name = os.path.splitext(os.path.basename(script))[0]
+    if name in WITHOUT_VALIDATION:
+        raise InputError(f"{script}: does not train, so there is nothing to sweep: {' and '.join(METRIC_OF)} can be swept")
+    metric = metric or METRIC_OF.get(name)
     if metric is None:
-        raise InputError(f"--metric is needed for {script}: a name in the validation records of its metrics.jsonl")
+        raise InputError(f"--metric is needed for {script}, which is none of {', '.join(METRIC_OF)}: a name in the validation "
+                         "records that it writes into metrics.jsonl of its --output_dir")
     if direction is None and metric not in DIRECTIONS:
         raise InputError(f"--direction minimize or maximize is needed for --metric {metric}")
     return Objective(metric, direction or DIRECTIONS[metric])

@@ -1,6 +1,7 @@
 """The search space: a YAML file of flags, each with the range or the choices that trials take its value from."""
 
 import math
+import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from wavtrain import InputError
 from wavtrain.arguments import read_yaml
 
 FLAG = "--search_space"
+MOST_CORNERS = 128  # that are looked at
 SET_BY_THE_SWEEP = ("config", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "preprocessing_only",
                     "check_only", "overwrite_cache", "push_to_hub", "hub_model_id", "hub_token")
 YARDSTICK = {  # what decides which clips validation has, or what is scored
@@ -73,6 +75,24 @@ def candidates(space: Space) -> Iterator[tuple[str, Any]]:
     for name, dimension in space.items():
         for value in dimension.ends():
             yield name, value
+
+
+def corners(space: Space) -> Iterator[dict[str, Any]]:
+    """Combinations of ends and choices: all, or some of them where they are many."""
+    ends = [dimension.ends() for dimension in space.values()]
+    numbers = range(math.prod(map(len, ends)))
+    for number in numbers if len(numbers) <= MOST_CORNERS else random.Random(0).sample(numbers, MOST_CORNERS):
+        corner = {}
+        for name, values in zip(space, ends, strict=True):
+            number, place = divmod(number, len(values))
+            corner[name] = values[place]
+        yield corner
+
+
+def matched(space: Space, values: dict[str, Any]) -> dict[str, Any] | None:
+    """The values as a trial would have them, None where no trial can have them all."""
+    found = {name: dimension.match(values[name]) for name, dimension in space.items()}
+    return None if None in found.values() else found
 
 
 def remarks(space: Space, metric: str) -> list[str]:

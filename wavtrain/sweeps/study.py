@@ -17,15 +17,13 @@ from typing import Any
 from wavtrain import InputError
 from wavtrain.durable_files import Lock, lock
 from wavtrain.sweeps.objectives import Objective
-from wavtrain.sweeps.search_space import Space
+from wavtrain.sweeps.search_space import Space, matched
 from wavtrain.sweeps.suggestions import Judges, optuna, pruner, sampler, suggest
-from wavtrain.sweeps.trial_rows import BASE, OUTCOME, Row, ranked, row_of
+from wavtrain.sweeps.trial_rows import BASE, BASE_VALUES, OUTCOME, Row, ranked, row_of
 from wavtrain.sweeps.trials import Outcome
 
 DATABASE, TRIALS, CLAIMING, CLAIMED = "study.db", "trials", ".claiming.lock", ".sweep.lock"
 PATIENCE_OF_SQLITE = 120.0  # seconds to wait for another sweep to write
-ALIKE = ("refused", "crashed", "unmeasured")
-FAILURES_IN_A_ROW = 5
 SURPLUS, FACTS = "is_surplus", "facts"
 
 
@@ -60,15 +58,19 @@ class Study:
                                               pruner=pruner(judges), load_if_exists=True)
             _refuse_other_facts(self._study, {**facts, "space": _plain(space), "objective": vars(objective)}, name)
 
-    def claim(self, num_trials: int, base_values: dict[str, Any] | None) -> Claim | None:
-        """A trial to run: one that was left, else the next; None where the study has as many as it is to have."""
+    def claim(self, num_trials: int, base_flags: dict[str, Any]) -> Claim | None:
+        """A trial to run: one that was left, else the next; None where the study has as many as it is to have.
+
+        A base config outside of the space is to be compared with, not learned from: Optuna gets no values of it.
+        """
+        base_values = {name: base_flags[name] for name in self.space}
         with self._alone():
             found = self._left() or self._next(num_trials, base_values)
             if found is None:
                 return None
             trial, held, is_resumed = found
             is_base = trial.user_attrs.get(BASE, False)
-            if not is_base or base_values is not None:
+            if not is_base or matched(self.space, base_values):
                 for name, dimension in self.space.items():
                     suggest(trial, name, dimension)
             return Claim(trial, self.folder(trial.number), {} if is_base else dict(trial.params), is_base, is_resumed, held)
@@ -96,7 +98,6 @@ class Study:
         state = {"complete": states.COMPLETE, "crashed": states.FAIL, "unmeasured": states.FAIL}
         self._study.tell(claim.trial, outcome.value, state=state.get(outcome.kind, states.PRUNED))
         claim.held.release()
-        self._refuse_more_of_the_same()
 
     def rows(self) -> list[Row]:
         """All trials: the best first, then those that were ended early, then those that failed or still run."""
@@ -151,10 +152,10 @@ class Study:
                 held.release()
         return None
 
-    def _next(self, num_trials: int, base_values: dict[str, Any] | None) -> tuple[Any, Lock, bool] | None:
+    def _next(self, num_trials: int, base_values: dict[str, Any]) -> tuple[Any, Lock, bool] | None:
         trials = self._trials()
         if not trials:
-            self._study.enqueue_trial(base_values or {}, user_attrs={BASE: True})
+            self._study.enqueue_trial(matched(self.space, base_values) or {}, {BASE: True, BASE_VALUES: base_values})
         if sum(trial.state != optuna.trial.TrialState.WAITING for trial in trials) >= num_trials:
             return None
         self._study.sampler = sampler(self.judges, len(trials))
@@ -167,15 +168,6 @@ class Study:
         held = lock(os.path.join(self.folder(trial.number), CLAIMED))
         assert held is not None, "nobody looks for trials but this sweep"
         return trial, held, False
-
-    def _refuse_more_of_the_same(self) -> None:
-        ended = [trial for trial in self._trials() if trial.state.is_finished()]
-        ended.sort(key=lambda trial: trial.datetime_complete)
-        last = [row_of(trial) for trial in ended[-FAILURES_IN_A_ROW:]]
-        kinds = {row.kind for row in last}
-        if len(last) == FAILURES_IN_A_ROW and len(kinds) == 1 and kinds < {*ALIKE}:
-            raise InputError(f"{FAILURES_IN_A_ROW} trials in a row were {kinds.pop()}, the last because: {last[-1].reason} "
-                             "(the same command goes on)")
 
 
 def _is_running(trial: Any) -> bool:

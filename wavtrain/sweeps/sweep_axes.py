@@ -8,18 +8,34 @@ import numpy as np
 from wavtrain import InputError
 from wavtrain.sweeps.search_space import Choices, Range
 
+BEYOND = 0.06  # of the axis: where values lie that are outside of the space
 
 def position(dimension: Range | Choices, value: Any) -> float:
-    """In its own units; choices are counted."""
-    return dimension.values.index(value) if isinstance(dimension, Choices) else value
+    """In its own units; choices are counted. Beyond the ends, a little beyond."""
+    if isinstance(dimension, Choices):
+        found = dimension.match(value)
+        return -1 if found is None else dimension.values.index(found)
+    if not is_outside(dimension, value):
+        return value
+    end, other = (dimension.high, dimension.low) if height_of(dimension, value) > 1 else (dimension.low, dimension.high)
+    return end * (end / other) ** BEYOND if dimension.log else end + (end - other) * BEYOND
 
 
 def height_of(dimension: Range | Choices, value: Any) -> float:
-    """From 0 to 1 along its axis."""
+    """From 0 to 1 along its axis; a base config's may lie outside of the space, so beyond the axis."""
     if isinstance(dimension, Choices):
-        return dimension.values.index(value) / (len(dimension.values) - 1)
+        found = dimension.match(value)
+        return -BEYOND if found is None else dimension.values.index(found) / (len(dimension.values) - 1)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (dimension.log and value <= 0):
+        return -BEYOND
     change: Callable[[float], float] = np.log if dimension.log else float
-    return float((change(value) - change(dimension.low)) / (change(dimension.high) - change(dimension.low)))
+    height = (change(value) - change(dimension.low)) / (change(dimension.high) - change(dimension.low))
+    return float(min(max(height, -BEYOND), 1 + BEYOND))
+
+
+def is_outside(dimension: Range | Choices, value: Any) -> bool:
+    """Drawn beyond the axis, wherever it really is."""
+    return not 0 <= height_of(dimension, value) <= 1
 
 
 def ticks(dimension: Range | Choices) -> Sequence[Any]:
@@ -32,6 +48,8 @@ def ticks(dimension: Range | Choices) -> Sequence[Any]:
 
 def shown(value: Any) -> str:
     """Three digits do."""
+    if value is None:
+        return "not given"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -8,7 +8,7 @@ from wavtrain.durable_files import written_beside
 from wavtrain.sweeps.objectives import Objective
 from wavtrain.sweeps.parallel_coordinates import parallel_coordinates
 from wavtrain.sweeps.search_space import Choices, Range, Space
-from wavtrain.sweeps.sweep_axes import blank, position, shown, ticks, title_of
+from wavtrain.sweeps.sweep_axes import blank, height_of, is_outside, position, shown, ticks, title_of
 from wavtrain.sweeps.trial_rows import Row
 
 LOST, EARLY, BEST, BASE = "tab:red", "0.6", "tab:orange", "black"
@@ -68,6 +68,8 @@ def importance(rows: Sequence[Row], space: Space, objective: Objective, importan
     for (name, dimension), place in zip(space.items(), grid, strict=False):
         for row in (row for row in rows if name in row.params):
             _draw_point(place, position(dimension, row.params[name]), row, best)
+            if is_outside(dimension, row.params[name]):
+                _tell_outside(place, dimension, row.params[name])
         _scale(place, dimension)
         place.set(xlabel=title_of(name) + (", log" if getattr(dimension, "log", False) else ""))
         place.grid(color="0.9", zorder=0)
@@ -101,6 +103,13 @@ def _draw_point(axes: Any, place: float, row: Row, best: Row | None) -> None:
         axes.scatter(place, 0.03, color=LOST, marker="x", s=42, zorder=order, transform=axes.get_xaxis_transform())
 
 
+def _tell_outside(axes: Any, dimension: Range | Choices, value: Any) -> None:
+    """The base config's, which no trial can have."""
+    axes.axvline(position(dimension, value), color=BASE, linewidth=0.8, linestyle=":", zorder=1)
+    axes.set_title(f"base: {shown(value)}, outside of the space", fontsize=8, pad=3,
+                   loc="right" if height_of(dimension, value) > 1 else "left")
+
+
 def _draw_legend(figure: Any, rows: Sequence[Row], objective: Objective) -> None:
     from matplotlib.lines import Line2D
 
@@ -126,7 +135,7 @@ def _style(row: Row, best: Row | None) -> tuple[str, float, int]:
 def _scale(axes: Any, dimension: Range | Choices) -> None:
     if isinstance(dimension, Choices):
         axes.set_xticks(range(len(dimension.values)), [shown(value) for value in dimension.values])
-        axes.set_xlim(-0.5, len(dimension.values) - 0.5)
+        axes.set_xlim(min(axes.dataLim.x0, 0) - 0.5, len(dimension.values) - 0.5)
     elif dimension.log:
         axes.set_xscale("log")
         axes.set_xticks(ticks(dimension)[::2], [shown(value) for value in ticks(dimension)[::2]])

@@ -4,14 +4,19 @@ import csv
 import os
 import shutil
 from collections.abc import Sequence
+from textwrap import shorten
 
 from wavtrain.durable_files import written_beside
 from wavtrain.sweeps.objectives import Objective
 from wavtrain.sweeps.script_flags import Base, write_flags
-from wavtrain.sweeps.trial_rows import Row
+from wavtrain.sweeps.trial_rows import UNFINISHED, Row
 
 TABLE, BEST, RUN_OF_THE_BEST = "trials.csv", "best.yaml", "best_run"
 HEAVY = ("checkpoints", "model.safetensors")  # of a trial
+ALIKE = ("refused", "crashed", "unmeasured")
+FAILURES_IN_A_ROW = 5
+SPOKEN = {"pruned": "ended early"}
+LONGEST_FATE = 130  # characters
 
 
 def best_of(rows: Sequence[Row]) -> Row | None:
@@ -68,11 +73,21 @@ def verdict(rows: Sequence[Row], objective: Objective) -> str:
     return f"no trial beats the base config: {objective.metric} {_told(base)}{other}"
 
 
+def more_of_the_same(rows: Sequence[Row]) -> str:
+    """Why there is no sense in another trial, if so many in a row failed alike."""
+    ended = sorted((row for row in rows if row.kind not in UNFINISHED), key=lambda row: row.number)[-FAILURES_IN_A_ROW:]
+    kinds = {row.kind for row in ended}
+    if len(ended) < FAILURES_IN_A_ROW or len(kinds) > 1 or not kinds <= {*ALIKE}:
+        return ""
+    return (f"{FAILURES_IN_A_ROW} trials in a row were {kinds.pop()}, the last because: {ended[-1].reason} (the same command "
+            "goes on)")
+
+
 def drop_models(rows: Sequence[Row], folders: dict[int, str]) -> None:
     """Weights and checkpoints of trials that are over and not the best; what they recorded stays."""
     best = best_of(rows)
     for row in rows:
-        if row is best or row.kind in ("running", "waiting"):
+        if row is best or row.kind in UNFINISHED:
             continue
         for name in HEAVY:
             path = os.path.join(folders[row.number], name)
@@ -83,8 +98,9 @@ def drop_models(rows: Sequence[Row], folders: dict[int, str]) -> None:
 
 
 def _fate(row: Row) -> str:
-    kind = f"failed, {row.kind}" if row.state == "failed" else row.kind
-    return f"{kind}{' (the base config)' if row.is_base else ''}{': ' if row.reason else ''}{row.reason[:100]}"
+    kind = f"failed, {row.kind}" if row.state == "failed" else SPOKEN.get(row.kind, row.kind)
+    return shorten(f"{kind}{' (the base config)' if row.is_base else ''}{': ' if row.reason else ''}{row.reason}", LONGEST_FATE,
+                   placeholder=" ...")
 
 
 def _told(row: Row) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from wavtrain.sweeps.objectives import Objective
 
-BASE, OUTCOME = "is_base", "outcome"
+BASE, BASE_VALUES, OUTCOME = "is_base", "base_values", "outcome"
 RANKED, UNFINISHED = ("complete", "pruned"), ("running", "waiting")
 
 
@@ -45,5 +45,5 @@ def row_of(trial: Any) -> Row:
     kind = known.get("kind", "crashed") if trial.state.is_finished() else trial.state.name.lower()
     last = curve[max(curve)] if curve and kind in ("pruned", "running") else None
     return Row(trial.number, kind, trial.user_attrs.get(BASE, False), trial.value if kind == "complete" else last,
-               known.get("ties", []), dict(trial.params), known.get("updates", max(curve, default=0)),
-               known.get("seconds", 0) / 60, known.get("reason", ""), curve)
+               known.get("ties", []), {**trial.user_attrs.get(BASE_VALUES, {}), **trial.params},
+               known.get("updates", max(curve, default=0)), known.get("seconds", 0) / 60, known.get("reason", ""), curve)
