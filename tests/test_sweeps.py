@@ -329,6 +329,9 @@ def test_a_base_outside_of_the_space_is_compared_with(tmp_path):
     assert next(row.params for row in rows if row.is_base) == {name: base[name] for name in SPACE}, "for reports"
     assert verdict(rows, ACCURACY).startswith("trial 0007 beats the base config: contrastive_accuracy 0.7 against 0.5")
     assert set(study.importances()) == set(SPACE)
+    few = study_of_one(tmp_path / "few")
+    run_all(few, 3, lambda claim: [0.1 * claim.trial.number])
+    assert few.importances() == {}
 
 
 def write_metrics(folder, records):

@@ -24,6 +24,7 @@ from wavtrain.sweeps.trials import Outcome
 
 DATABASE, TRIALS, CLAIMING, CLAIMED = "study.db", "trials", ".claiming.lock", ".sweep.lock"
 PATIENCE_OF_SQLITE = 120.0  # seconds to wait for another sweep to write
+FEWEST_TO_TELL = 4  # completed trials: of two, each flag would explain the same
 SURPLUS, FACTS = "is_surplus", "facts"
 
 
@@ -105,12 +106,14 @@ class Study:
 
     def importances(self) -> dict[str, float]:
         """How much of being among the best each flag explains, as shares; empty where there are too few trials to tell."""
+        if sum(row.kind == "complete" for row in self.rows()) < FEWEST_TO_TELL:
+            return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the picture says itself what few trials are worth
             try:
                 evaluator = optuna.importance.PedAnovaImportanceEvaluator()
                 return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
-            except (ValueError, RuntimeError):  # fewer than two complete trials, or none that differ
+            except (ValueError, RuntimeError):  # none that differ
                 return {}
 
     def folder(self, number: int) -> str:
