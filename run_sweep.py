@@ -29,7 +29,7 @@ from wavtrain.sweeps import sweep_report
 from wavtrain.sweeps.objectives import Objective, objective_of
 from wavtrain.sweeps.script_flags import Base, read_base
 from wavtrain.sweeps.search_space import Space, read_space, remarks
-from wavtrain.sweeps.study import TRIALS, Claim, Study
+from wavtrain.sweeps.study import LENGTH, TRIALS, Claim, Study
 from wavtrain.sweeps.suggestions import Judges
 from wavtrain.sweeps.sweep_pictures import draw
 from wavtrain.sweeps.trial_rows import UNFINISHED
@@ -109,10 +109,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def open_study(args: argparse.Namespace, base: Base, space: Space, objective: Objective) -> Study:
     """Begun, or gone on with."""
-    steps = base.resolved.get("max_train_steps")
+    steps = base.resolved.get(LENGTH)
     unpruned = steps // 3 if args.num_unpruned_steps is None and steps else args.num_unpruned_steps or 0
     judges = Judges(args.seed, args.sampler, args.pruner, args.num_startup_trials, unpruned,
-                    None if "max_train_steps" in space else steps)
+                    None if LENGTH in space else steps)
     facts = {"script": os.path.basename(args.script), "config": base.given}
     name = args.study_name or os.path.basename(os.path.abspath(args.output_dir))
     return Study(args.output_dir, args.storage, name, space, objective, facts, judges)
@@ -154,7 +154,7 @@ def conclusion(args: argparse.Namespace, study: Study, base: Base, space: Space,
     if running:
         print(f"trial {', '.join(running)}: still running in another sweep, or left by one elsewhere, which goes on with it")
     pictures = draw(args.output_dir, rows, space, objective, study.importances())
-    print(sweep_report.verdict(rows, objective))
+    print("so far: " * bool(running) + sweep_report.verdict(rows, objective))
     best = sweep_report.best_of(rows)
     if best is not None:
         path = os.path.join(args.output_dir, sweep_report.BEST)

@@ -31,6 +31,8 @@ def test_stopped_or_killed_it_goes_on_where_it_was_also_as_two(tmp_path, capsys)
     said = (tmp_path / "sweep.log").read_text()
     assert [said.count(f"trial 000{number} begins") for number in range(3)] == [1, 1, 1]
     assert [said.count(f"trial 000{number} goes on") for number in range(3)] == [1, 1, 0]
+    assert said.count("no trial beats") + said.count(" beats the base config") == 2
+    assert said.count("\nso far: ") == said.count(": still running in another sweep")
     assert sorted((row["trial"], row["state"]) for row in rows(tmp_path)) == [(str(number), "complete") for number in range(3)]
     assert [[record["step"] for record in records(trial(tmp_path, number))] for number in range(3)] == [[1, 2, 3, 4]] * 3
     found = run_sweep.main(command(tmp_path, 3))  # there is nothing left to do

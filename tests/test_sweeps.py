@@ -281,6 +281,16 @@ def test_bad_trials_are_ended_early(tmp_path):
     assert [row.state for row in rows[:4]] == ["complete"] * 4
     late = run_all(study_of_one(tmp_path / "late", num_startup_trials=3, num_unpruned_steps=6, total_steps=6), 6, rises)
     assert {row.state for row in late} == {"complete"}, "at its last update a trial is over anyway"
+    lengths = {**SPACE, "max_train_steps": Choices((3, 4))}
+    own = study_of_one(tmp_path / "own", space=lengths, num_startup_trials=1, num_unpruned_steps=3)
+    base, claims = {**VALUES, "max_train_steps": 4}, []
+    while len(claims) < 8:
+        claims.append(own.claim(8, base))
+        is_last = claims[-1].params.get("max_train_steps") == 3
+        is_ended = own.is_hopeless(claims[-1], 3, -float(len(claims)))
+        assert is_ended == (len(claims) > 1 and not is_last), "each has its own length"
+        own.finish(claims[-1], Outcome("complete", 0.5), 1.0)
+    assert {claim.params["max_train_steps"] for claim in claims[1:]} == {3, 4}
     never = run_all(study_of_one(tmp_path / "never", num_startup_trials=3, pruner="none"), 6, rises)
     assert {row.state for row in never} == {"complete"}
 

@@ -25,6 +25,7 @@ from wavtrain.sweeps.trials import Outcome
 DATABASE, TRIALS, CLAIMING, CLAIMED = "study.db", "trials", ".claiming.lock", ".sweep.lock"
 PATIENCE_OF_SQLITE = 120.0  # seconds to wait for another sweep to write
 FEWEST_TO_TELL = 4  # completed trials: of two, each flag would explain the same
+LENGTH = "max_train_steps"  # the flag, which a space may have
 SURPLUS, FACTS = "is_surplus", "facts"
 
 
@@ -81,7 +82,8 @@ class Study:
         if step in self._frozen(claim.trial.number).intermediate_values:
             return False
         claim.trial.report(value, step)
-        is_over = self.judges.total_steps is not None and step >= self.judges.total_steps
+        total_steps = claim.params.get(LENGTH, self.judges.total_steps)
+        is_over = total_steps is not None and step >= total_steps
         return not claim.is_base and not is_over and claim.trial.should_prune()
 
     def finish(self, claim: Claim, outcome: Outcome, seconds: float) -> None:
