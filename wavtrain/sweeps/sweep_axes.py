@@ -10,6 +10,7 @@ from wavtrain.sweeps.search_space import Choices, Range
 
 BEYOND = 0.06  # of the axis: where values lie that are outside of the space
 
+
 def position(dimension: Range | Choices, value: Any) -> float:
     """In its own units; choices are counted. Beyond the ends, a little beyond."""
     if isinstance(dimension, Choices):
