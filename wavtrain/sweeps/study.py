@@ -138,7 +138,7 @@ class Study:
         try:
             return optuna.storages.RDBStorage(self._url, engine_kwargs=options)
         except Exception as error:  # of SQLAlchemy, of drivers that are not there, of servers that do not answer
-            fault = str(error).strip().split("\n")[0][:300]
+            fault = str(error.__cause__ or error).strip().split("\n")[0][:300]
             raise InputError(f"--storage: cannot be opened ({type(error).__name__}: {fault})") from error
 
     def _trials(self) -> list[Any]:
