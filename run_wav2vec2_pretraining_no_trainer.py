@@ -117,7 +117,7 @@ def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
     accelerator, held_out, total_steps = ahead.accelerator, ahead.held_out, ahead.total_steps
     identity = encoders.identity(ahead.model.config, ahead.extractor, ahead.per_update, ahead.prepared.report["fingerprint"],
                                  accelerator.mixed_precision)
-    guard = collapse_guard(args, accelerator, ahead.model.config)
+    guard = collapse_guard(args, ahead)
     model, optimizer = spread(accelerator, ahead.model, arguments.options_of(OptimizerOptions, args))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer,
                       partial(encoders.describe, ahead.extractor), vars(args), identity, ahead.prepared)
@@ -201,11 +201,11 @@ def planned(args: argparse.Namespace, step: int, total_steps: int) -> tuple[floa
     return rate, gumbel_temperature(step, *temperatures)
 
 
-def collapse_guard(args: argparse.Namespace, accelerator: Accelerator, config: PreTrainedConfig) -> CollapseGuard:
+def collapse_guard(args: argparse.Namespace, ahead: PlannedRun) -> CollapseGuard:
     """Knows what chance is."""
-    num_negatives = config.num_negatives + args.cross_sample_negatives + args.codebook_negatives
-    return CollapseGuard(config.num_codevector_groups, config.num_codevectors_per_group, num_negatives,
-                         args.on_collapse == "stop", accelerator.is_main_process)
+    config, num_negatives = ahead.model.config, args.cross_sample_negatives + args.codebook_negatives
+    return CollapseGuard(config.num_codevector_groups, config.num_codevectors_per_group, config.num_negatives + num_negatives,
+                         ahead.total_steps, args.logging_steps, args.on_collapse == "stop", ahead.accelerator.is_main_process)
 
 
 @torch.no_grad()
