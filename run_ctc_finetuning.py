@@ -157,7 +157,7 @@ def planned_run(args: argparse.Namespace, accelerator: Accelerator, prepared: Pr
     speech = open_speech(args, prepared, vocabulary, model.config, extractor)
     recipe = fine_tuning_recipe(model.config) if args.model_name_or_path else None
     return PlannedRun(accelerator, prepared, model, extractor, *speech, recipe, arguments.options_of(RunSettings, args),
-                      arguments.options_of(Schedule, args))
+                      arguments.options_of(Schedule, args), args.freeze_finetune_updates)
 
 
 def open_vocabulary(args: argparse.Namespace, prepared: PreparedSpeech) -> Vocabulary:

@@ -21,13 +21,13 @@ import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError, preflight
 from wavtrain.batching import BatchBudget, plan_epoch
-from wavtrain.checks import cost, timing
+from wavtrain.checks import cost, speech_survey, timing
 from wavtrain.checks.cost import cost_checks, disk_checks
-from wavtrain.checks.findings import file_size, percent, time_span
+from wavtrain.checks.findings import file_size, in_hours, percent, time_span
 from wavtrain.checks.objective_checks import Annealing, objective_checks
 from wavtrain.checks.published import BASE, FINE_TUNING, fine_tuning_recipe, pretraining_recipe
 from wavtrain.checks.run_shape import BatchSizes, RunSettings, batch_checks, batch_sizes, recipe_checks, schedule_checks
-from wavtrain.checks.speech_survey import corpus_checks, histogram, sound_checks, sound_of
+from wavtrain.checks.speech_survey import Sound, corpus_checks, histogram, sound_checks, sound_of
 from wavtrain.checks.timing import Timing, timed_micro_batches
 from wavtrain.checks.transcript_checks import FineTuning, shared_with_train, transcript_checks, vocabulary_checks
 from wavtrain.recognition.transcripts import TextRules
@@ -103,7 +103,7 @@ def test_the_accumulation_that_is_advised_reaches_the_recipe():
     hours = batch_checks(enough, LIBRISPEECH, 1, 400_000, BASE).numbers["hours_per_update"]
     assert not recipe_checks(enough, hours, 960, BASE).findings
     little_speech = recipe_checks(little, hours / 64, 1.2, BASE)
-    assert "all of train is 1.2 h, so more speech reaches that" in text_of(little_speech, "hours_per_update")
+    assert "an epoch is 1.2 h in all, so more speech reaches that" in text_of(little_speech, "hours_per_update")
     assert about(recipe_checks(enough, 4.0, 960, BASE)) == {("note", "hours_per_update")}
 
 
@@ -120,6 +120,7 @@ def test_an_epoch_of_less_than_an_update_and_a_run_of_less_than_an_epoch():
     found = batch_checks(HEALTHY, few, 4, 400_000, None)
     assert about(found) == {("warning", "accumulation")}
     assert "to 5 at most" in text_of(found, "accumulation")
+    assert "5 x 87.5 s on 4 processes" in found.facts["update"]
     assert found.numbers["hours_per_update"] == pytest.approx(20 * 87.5 / 3600)
     assert about(batch_checks(HEALTHY, LIBRISPEECH, 8, 100, None)) == {("note", "epochs")}
 
@@ -201,11 +202,14 @@ def test_sound_is_measured():
 def test_a_histogram_of_durations():
     assert histogram(np.array([0.5, 3.0, 3.5, 40.0])) == "0.5 to 40.0 s: 0-1 s 25 %, 2-5 s 50 %, over 30 s 25 %"
     assert histogram(np.array([3.0, 4.0])) == "3.0 to 4.0 s"
+    assert histogram(np.array([9.96, 10.0])) == "10.0 s each: 5-10 s 50 %, 10-15 s 50 %"
+    assert histogram(np.array([2.7, 10.5])) == "2.7 to 10.5 s: 2-5 s 50 %, 10-15 s 50 %"
 
 
 def test_numbers_for_people():
     assert [percent(share) for share in (0, 0.004, 0.123, 1)] == ["0 %", "0.4 %", "12 %", "100 %"]
     assert [time_span(seconds) for seconds in (0.26, 100, 7200, 3e5)] == ["0.26 s", "1.7 min", "2.0 h", "3.5 days"]
+    assert [in_hours(hours) for hours in (0.001, 0.0123, 6406)] == ["3.6 s", "0.0123 h", "6,406 h"]
     assert [file_size(size) for size in (5e6, 2.5e9, 3e12)] == ["5 MB", "2.5 GB", "3.0 TB"]
 
 
@@ -277,6 +281,21 @@ def test_speech_that_is_silent_clipped_doubled_or_of_one_voice(ahead, bad_speech
     assert about(sound_checks(run)) == {("note", "empty"), ("note", "clipping")}
     assert about(corpus_checks(run)) == {("warning", "duplicates"), ("note", "speaker")}
     assert text_of(corpus_checks(run), "duplicates").startswith("2 clips of validation have a twin in train")
+
+
+def test_speech_that_is_nothing_but_silence_is_a_warning(ahead, monkeypatch):
+    empty = Sound(-80.0, 1.0, 0.0, False)
+    for others, severity in ((1, "warning"), (3, "note")):
+        heard = {"a": empty, "b": empty} | {str(number): Sound(-20.0, 0.1, 0.0, False) for number in range(others)}
+        monkeypatch.setattr(speech_survey, "heard_sample", lambda *_, heard=heard: heard)
+        assert about(sound_checks(ahead())) == {(severity, "empty")}
+
+
+def test_speech_at_other_speeds_is_counted_as_it_was_recorded_and_as_it_is_heard(ahead):
+    as_recorded, slower = (ahead(finetuning, speed_perturbation=speeds) for speeds in ((1.0,), (0.5, 1.0)))
+    assert slower.sizes.heard.sum() == pytest.approx(1.5 * as_recorded.sizes.heard.sum(), rel=1e-3)
+    for check in (corpus_checks, lambda run: transcript_checks(run, OPTIONS)):
+        assert check(slower).numbers == pytest.approx(check(as_recorded).numbers, rel=0.02)
 
 
 def test_a_damaged_clip_is_told_and_stops_nothing(ahead, monkeypatch):
@@ -368,13 +387,47 @@ def test_the_longest_micro_batch_that_does_not_fit_is_refused_in_one_line(ahead)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inputs["input_values"].sum().requires_grad_()
 
-    seen, run = [], ahead()
+    seen, run = [], ahead(max_train_steps=10)
     with pytest.raises(InputError) as caught:
         timed_micro_batches(run, too_much)
     assert seen[2] == run.sizes.computed.max()
     assert re.fullmatch(r"--per_device_train_batch_size 2: the longest micro-batch \(2 x 2.0 s\) does not fit into the memory "
                         r"of cpu: lower it, and raise --gradient_accumulation_steps by as much; memory is saved by "
                         "--gradient_checkpointing as well", str(caught.value))
+
+
+def test_only_micro_batches_that_the_run_comes_to_are_timed(ahead):
+    def heard(inputs):
+        seen.append(inputs["input_values"].numel())
+        return inputs["input_values"].sum().requires_grad_()
+
+    seen, run = [], ahead(max_train_steps=1, gradient_accumulation_steps=3)
+    timed_micro_batches(run, heard)
+    assert seen[2] == run.sizes.computed[:3].max() < run.sizes.computed.max()
+    assert set(seen[2:]) <= set(run.sizes.computed[:3].tolist())
+
+
+@pytest.mark.parametrize(("frozen", "expected", "head_alone"), [
+    (0, {False}, False), (1, {False, True}, False), (2, {True}, True)])
+def test_an_encoder_that_is_frozen_is_timed_frozen(frozen, expected, head_alone, ahead):
+    run, seen = ahead(finetuning, freeze_finetune_updates=frozen, max_train_steps=2), []
+    timed_micro_batches(run, lambda inputs: seen.append(run.model.encoder_is_frozen) or run.model(**inputs)["loss"])
+    assert set(seen) == expected
+    assert seen[2] == head_alone, "the longest, which takes the most memory"
+    assert not run.model.encoder_is_frozen
+    assert (run.weights(only_learning=True) == run.model.lm_head.weight.numel() + run.model.lm_head.bias.numel()) == head_alone
+
+
+def test_bf16_on_a_cpu_is_worth_a_word(ahead, monkeypatch):
+    run = ahead()
+    monkeypatch.setattr(type(run.accelerator), "mixed_precision", "bf16")
+    assert about(cost_checks(run, Timing(0.01, 0.001, 10**9))) == {("note", "precision")}
+
+
+def test_an_epoch_of_less_than_an_update_takes_no_longer_than_it_is(ahead):
+    seconds = {steps: cost_checks(ahead(gradient_accumulation_steps=steps, max_train_steps=4), Timing(0.01, 0.001, 10**9))
+               .numbers["seconds_per_update"] for steps in (10, 64)}
+    assert seconds[10] == pytest.approx(seconds[64])
 
 
 def test_a_model_that_is_slow_on_a_cpu_does_not_keep_waiting(ahead, monkeypatch):

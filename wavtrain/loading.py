@@ -25,6 +25,7 @@ class PlannedClips(Dataset):
     """Prepared clips of which plans make micro-batches."""
 
     crops = False  # every clip to the shortest of its batch
+    lengthened = (1.0, 1.0)  # how long a clip is in the plan, and on average, beside how it was recorded
 
     def __init__(self, clips: datasets.Dataset, num_samples: np.ndarray, seed: int, budget: BatchBudget) -> None:
         self.clips, self.num_samples, self.seed, self.budget = clips, num_samples, seed, budget

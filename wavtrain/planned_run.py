@@ -30,6 +30,7 @@ class PlannedRun:
     recipe: Recipe | None  # for a model of its size
     options: RunSettings
     schedule: Schedule
+    frozen_updates: int = 0  # at its beginning, in which the head alone learns
 
     @cached_property
     def plan(self) -> EpochPlan:
@@ -48,8 +49,20 @@ class PlannedRun:
 
     @cached_property
     def sizes(self) -> BatchSizes:
-        """Of its micro-batches."""
-        return batch_sizes(self.speech.num_samples, self.speech.budget, self.speech.crops, self.plan)
+        """Of its micro-batches, clips that run at some speed as long as they are on average."""
+        in_the_plan, on_average = self.speech.lengthened
+        sizes = batch_sizes(self.speech.num_samples, self.speech.budget, self.speech.crops, self.plan)
+        return BatchSizes(*(each * (on_average / in_the_plan) for each in sizes)) if on_average < in_the_plan else sizes
+
+    @property
+    def num_met(self) -> int:
+        """Micro-batches of the first epoch that it comes to."""
+        return min(self.total_steps * self.per_update, self.plan.num_batches)
+
+    @property
+    def frozen(self) -> float:
+        """Share of the updates in which the head alone learns."""
+        return min(self.frozen_updates / self.total_steps, 1.0)
 
     def updates(self, num_workers: int | None, **first: int) -> Iterator[list[Any]]:
         """This process's micro-batches of one update after the other, from a place on to the end."""
@@ -58,4 +71,6 @@ class PlannedRun:
 
     def weights(self, only_learning: bool = False) -> int:
         """How many numbers the model consists of."""
-        return sum(each.numel() for each in self.model.parameters() if each.requires_grad or not only_learning)
+        never = {id(each) for each in self.model.encoder_parameters()} if only_learning and self.frozen == 1 else set()
+        return sum(each.numel() for each in self.model.parameters()
+                   if not only_learning or (each.requires_grad and id(each) not in never))

@@ -24,7 +24,8 @@ def preflight(run: PlannedRun, of_task: Callable[[PlannedRun], Checked], loss_of
         for part in (corpus_checks(run), sound_checks(run), *_shape_checks(run), of_task(run)):
             found.add(part)
         learning, weights = (run.weights(only_learning) / 1e6 for only_learning in (True, False))
-        found.facts["model"] = f"{weights:,.1f} million weights" + (f", {learning:,.1f} learn" if learning < weights else "")
+        few = f"{learning:,.1f}" if learning >= 0.1 else f"{learning:.2g}"
+        found.facts["model"] = f"{weights:,.1f} million weights" + (f", {few} learn" if learning < weights else "")
         print(f"{run.options.output_dir}: the run as it is planned")
         _tell(found.facts)
     timing = timed_micro_batches(run, loss_of)

@@ -30,7 +30,9 @@ def cost_checks(run: PlannedRun, timing: Timing | None) -> Checked:
         why = "--torch_compile" if options.torch_compile else "sharding" if is_sharded(run.accelerator) else "a damaged clip"
         found.facts["takes"] = f"{disk}; time and memory are not measured with {why}"
         return found
-    an_update = timing.seconds * run.sizes.computed.mean() / SAMPLING_RATE * options.gradient_accumulation_steps
+    met = run.sizes.computed[: run.num_met]
+    rounds = len(met) / run.accelerator.num_processes / -(-len(met) // run.per_update)  # of an update; an epoch may have less
+    an_update = timing.seconds * met.mean() / SAMPLING_RATE * rounds
     of_run = an_update * run.total_steps
     memory = f"{file_size(timing.memory)} of memory" if timing.memory else "memory not tried, as it takes long"
     found.facts["takes"] = f"{time_span(of_run)}, {time_span(an_update)} an update (forward and backward alone); "
@@ -51,6 +53,9 @@ def cost_checks(run: PlannedRun, timing: Timing | None) -> Checked:
                    f"{max(1, int(3600 / an_update)):,} saves about every hour")
     if run.accelerator.device.type == "cuda" and run.accelerator.mixed_precision == "no":
         found.note("precision", "the GPU computes in float32: --mixed_precision bf16 takes less time and memory")
+    if run.accelerator.device.type == "cpu" and run.accelerator.mixed_precision == "bf16":
+        found.note("precision", "bf16 is slower than float32 on CPUs that lack amx_bf16 and avx512_bf16 (lscpu): compare the "
+                   "time without --mixed_precision")
     return found
 
 

@@ -58,6 +58,13 @@ def time_span(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
+def in_hours(hours: float) -> str:
+    """In the unit that suits it."""
+    if hours >= 100:
+        return f"{hours:,.0f} h"
+    return f"{hours:.3g} h" if hours >= 0.01 else f"{hours * 3600:.3g} s"
+
+
 def file_size(num_bytes: float) -> str:
     """In the unit that suits it."""
     for unit, size in (("TB", 1e12), ("GB", 1e9)):

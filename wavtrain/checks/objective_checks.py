@@ -68,6 +68,6 @@ def _with_temperature(found: Checked, annealing: Annealing, total_steps: int) ->
     last = gumbel_temperature(total_steps, highest, lowest, annealing.gumbel_temperature_decay)
     if last > lowest + 0.1 * (highest - lowest):
         decay = (lowest / highest) ** (1 / max(1.0, OF_BASE * total_steps))
-        found.note("temperature", f"the Gumbel temperature falls from {highest:g} to {last:.3g}, never near {lowest:g}: "
+        found.note("temperature", f"the Gumbel temperature begins at {highest:g} and ends at {last:.3g}, far from {lowest:g}: "
                    f"--gumbel_temperature_decay {decay:.6g} reaches that after two thirds of the run, as in BASE")
     return found

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
-WARMUP_SHARE = 0.08  # of a pretraining, in the paper
+WARMUP_SHARES = 0.08, 0.1  # of a pretraining, in the paper; of a fine-tuning, in fairseq's files
 ADAM = {"adam_beta2": 0.98, "adam_epsilon": 1e-6, "weight_decay": 0.01}  # of every pretraining
 
 

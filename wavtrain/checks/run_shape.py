@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wavtrain.batching import BatchBudget, EpochPlan, planned_lengths
-from wavtrain.checks.findings import Checked, percent
-from wavtrain.checks.published import ADAM, WARMUP_SHARE, Recipe
+from wavtrain.checks.findings import Checked, in_hours, percent
+from wavtrain.checks.published import ADAM, WARMUP_SHARES, Recipe
 from wavtrain.schedules import WITHOUT_WARMUP, Schedule
 
 SAMPLES_PER_HOUR = 16_000 * 3600
@@ -78,10 +78,11 @@ def batch_checks(options: RunSettings, sizes: BatchSizes, num_processes: int, to
     an_epoch = ceil(num_batches / per_update)
     hours = sizes.heard.sum() / SAMPLES_PER_HOUR * min(per_update / num_batches, 1)
     epochs = total_steps / an_epoch
-    heard_in_all = _hours(epochs * sizes.heard.sum() / SAMPLES_PER_HOUR)
+    heard_in_all = in_hours(epochs * sizes.heard.sum() / SAMPLES_PER_HOUR)
     beside = f"; {recipe.name} had {recipe.hours:.2f} h" if recipe else ""
     processes = f"{num_processes} processes" if num_processes > 1 else "one process"
-    found.facts["update"] = (f"{_hours(hours)} of speech: {options.gradient_accumulation_steps} x "
+    rounds = min(options.gradient_accumulation_steps, ceil(num_batches / num_processes))
+    found.facts["update"] = (f"{in_hours(hours)} of speech: {rounds} x "
                              f"{sizes.heard.mean() / 16_000:.1f} s on {processes}{beside}")
     found.facts["run"] = f"{total_steps:,} updates, {epochs:,.{1 if epochs < 100 else 0}f} epochs, {heard_in_all} heard"
     if recipe and recipe.updates:
@@ -91,7 +92,7 @@ def batch_checks(options: RunSettings, sizes: BatchSizes, num_processes: int, to
     found.numbers.update(hours_per_update=float(hours), updates=total_steps, epochs=epochs,
                          padding_fraction=float(sizes.padding), cropped_fraction=float(sizes.cropped))
     if per_update > num_batches:
-        found.warn("accumulation", f"an epoch has {num_batches} micro-batches, fewer than the {per_update} of an update, which "
+        found.warn("accumulation", f"micro-batches of an epoch: {num_batches}, fewer than the {per_update} of an update, which "
                    "will have less speech than was asked for: lower --gradient_accumulation_steps, to "
                    f"{max(1, num_batches // num_processes)} at most")
     if epochs < 1:
@@ -107,12 +108,6 @@ def batch_checks(options: RunSettings, sizes: BatchSizes, num_processes: int, to
     return found
 
 
-def _hours(hours: float) -> str:
-    if hours >= 100:
-        return f"{hours:,.0f} h"
-    return f"{hours:.3g} h" if hours >= 0.01 else f"{hours * 3600:.3g} s"
-
-
 def recipe_checks(options: RunSettings, hours: float, hours_of_epoch: float, recipe: Recipe | None) -> Checked:
     """Hours per update, learning rate and Adam beside the recipe's for a model of this size. Without a recipe, nothing."""
     found = Checked()
@@ -123,12 +118,13 @@ def recipe_checks(options: RunSettings, hours: float, hours_of_epoch: float, rec
     if hours * little < recipe.hours:
         needed = ceil(options.gradient_accumulation_steps * recipe.hours / hours)
         reach = (f"--gradient_accumulation_steps {needed} reaches that" if hours_of_epoch >= recipe.hours else
-                 f"all of train is {_hours(hours_of_epoch)}, so more speech reaches that, and no --gradient_accumulation_steps")
+                 f"an epoch is {in_hours(hours_of_epoch)} in all, so more speech reaches that, and no "
+                 "--gradient_accumulation_steps")
         why = ", and with so little pretraining is known to collapse" if recipe.pretrains else ""
-        say("hours_per_update", f"an update hears {_hours(hours)} of speech, {recipe.name}'s heard {recipe.hours:.2f} h{why}: "
-            f"{reach}")
+        say("hours_per_update", f"an update hears {in_hours(hours)} of speech, {recipe.name}'s heard {recipe.hours:.2f} "
+            f"h{why}: {reach}")
     if hours > 2 * recipe.hours:
-        found.note("hours_per_update", f"an update hears {_hours(hours)} of speech, {recipe.name}'s heard {recipe.hours:.2f} "
+        found.note("hours_per_update", f"an update hears {in_hours(hours)} of speech, {recipe.name}'s heard {recipe.hours:.2f} "
                    "h: a lower --gradient_accumulation_steps makes more updates of the same speech")
     found.add(_rate_checks(options.learning_rate, hours, recipe))
     others = [name for name, value in ADAM.items() if getattr(options, name) != value] if recipe.pretrains else ()
@@ -143,7 +139,7 @@ def _rate_checks(rate: float, hours: float, recipe: Recipe) -> Checked:
     found = Checked()
     lowest, highest = recipe.rates
     factor = sqrt(min(1.0, hours / recipe.hours)) if recipe.pretrains else 1.0
-    guess = (f"; for {_hours(hours)} an update, square-root scaling gives {highest * factor:.1e}" if factor < 0.7 else "")
+    guess = (f"; for {in_hours(hours)} an update, square-root scaling gives {highest * factor:.1e}" if factor < 0.7 else "")
     published = f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
     if rate > FASTER * highest:
         found.warn("learning_rate", f"--learning_rate {rate:g} is above {recipe.name}'s {published}, so training is likely "
@@ -162,18 +158,19 @@ def schedule_checks(schedule: Schedule, options: RunSettings, total_steps: int) 
     kind, warmup = schedule.lr_scheduler_type, schedule.num_warmup_steps
     share = schedule.tri_stage_ratios[0] if kind == "tri_stage" else warmup / total_steps
     flag = "--tri_stage_ratios" if kind == "tri_stage" else "--num_warmup_steps"
-    advised = max(1, round(WARMUP_SHARE * total_steps))
+    advised = max(1, round(WARMUP_SHARES[0] * total_steps))
+    published = " to ".join(f"{100 * each:.0f}" for each in WARMUP_SHARES) + " %"
     if share > LONG_WARMUP:
         say = found.warn if share > ENDLESS_WARMUP else found.note
-        say("warmup", f"{flag}: the learning rate rises for {percent(share)} of the run; the paper's rose for "
-            f"{percent(WARMUP_SHARE)}, which are {advised:,} updates here")
-    elif not share and kind not in WITHOUT_WARMUP:
-        found.note("warmup", f"no warm-up: the first updates have the highest learning rate; the paper's rose for "
-                   f"{percent(WARMUP_SHARE)} of the run: --num_warmup_steps {advised}")
+        say("warmup", f"{flag}: the learning rate rises for {percent(share)} of the run, in published runs for {published}; "
+            f"{percent(WARMUP_SHARES[0])} are {advised:,} updates here")
+    elif not share and kind not in WITHOUT_WARMUP and advised < total_steps:
+        found.note("warmup", f"no warm-up: the first updates have the highest learning rate, which rises for {published} of "
+                   f"published runs: --num_warmup_steps {advised}")
     if kind.startswith("constant"):
         found.note("decay", f"--lr_scheduler_type {kind}: the learning rate never falls; published runs end near 0 (linear)")
     of_50 = max(1, total_steps // 50)
-    if options.logging_steps > total_steps:
+    if options.logging_steps > total_steps > 1:
         found.note("records", f"--logging_steps {options.logging_steps}: the only record will be that of the last update, so "
                    f"no curve; {of_50} makes {total_steps // of_50} points")
     return found

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.compute
 
 from wavtrain import InputError
-from wavtrain.checks.findings import Checked, percent
+from wavtrain.checks.findings import Checked, in_hours, percent
 from wavtrain.loading import decoded
 from wavtrain.planned_run import PlannedRun
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -72,7 +72,8 @@ def sound_checks(run: PlannedRun) -> Checked:
     except InputError as error:  # the run will say so when it comes to that clip, if it does
         found.warn("sound", str(error))
         return found
-    loudness = np.array([each.loudness for each in heard.values() if not each.is_empty] or [-120.0])
+    voiced = [each for each in heard.values() if not each.is_empty] or list(heard.values())
+    loudness = np.array([each.loudness for each in voiced])
     silence = float(np.mean([each.silence for each in heard.values()]))
     low, middle, high = np.percentile(loudness, [5, 50, 95])
     found.facts["sound"] = f"{middle:.0f} dBFS ({low:.0f} to {high:.0f}), {percent(silence)} silence, in {len(heard)} of them"
@@ -88,7 +89,8 @@ def sound_checks(run: PlannedRun) -> Checked:
     for about, (is_so, allowed, meaning) in kinds.items():
         such = [name for name, each in heard.items() if is_so(each)]
         if len(such) > allowed * len(heard):
-            found.note(about, f"{len(such)} of {len(heard)} clips of a sample {meaning} (as {such[0]})")
+            say = found.warn if about == "empty" and len(such) > MOSTLY * len(heard) else found.note
+            say(about, f"{len(such)} of {len(heard)} clips of a sample {meaning} (as {such[0]})")
     if not getattr(run.extractor, "do_normalize", True) and (middle < -45 or high - low > 30):
         found.note("loudness", f"the speech is at {low:.0f} to {high:.0f} dB and the model takes it as loud as it comes: level "
                    "it, or set do_normalize in the model's preprocessor_config.json")
@@ -97,9 +99,10 @@ def sound_checks(run: PlannedRun) -> Checked:
 
 def corpus_checks(run: PlannedRun) -> Checked:
     """Durations, speakers, languages and twins of the training clips, by columns alone."""
-    found, seconds = Checked(), run.speech.num_samples / SAMPLING_RATE
+    found, seconds = Checked(), run.speech.num_samples / run.speech.lengthened[0] / SAMPLING_RATE
     validation = f" ({len(run.held_out.num_samples):,} for validation)" if run.held_out else ""
-    found.facts["clips"] = f"{len(seconds):,} to train on{validation}, {seconds.sum() / 3600:.2f} h; {histogram(seconds)}"
+    hours = in_hours(seconds.sum() / 3600)
+    found.facts["clips"] = f"{len(seconds):,} to train on{validation}, {hours}; {histogram(seconds)}"
     found.numbers.update(clips=len(seconds), hours=float(seconds.sum() / 3600))
     table = table_of(run.prepared, "train")
     known = {}
@@ -131,7 +134,8 @@ def histogram(seconds: np.ndarray) -> str:
     counts, _ = np.histogram(seconds, DURATIONS)
     bounds = [f"{low}-{high} s" if high < np.inf else f"over {low} s" for low, high in pairwise(DURATIONS)]
     shares = [f"{bound} {percent(count / len(seconds))}" for bound, count in zip(bounds, counts, strict=True) if count]
-    return f"{seconds.min():.1f} to {seconds.max():.1f} s" + (f": {', '.join(shares)}" if len(shares) > 1 else "")
+    low, high = f"{seconds.min():.1f}", f"{seconds.max():.1f}"
+    return (f"{low} to {high} s" if low != high else f"{low} s each") + (f": {', '.join(shares)}" if len(shares) > 1 else "")
 
 
 def table_of(prepared: PreparedSpeech, split: str) -> pyarrow.Table:

@@ -29,7 +29,7 @@ Loss = Callable[[dict[str, Tensor]], Tensor]  # a forward pass
 class Timing(NamedTuple):
     """What one process needs."""
 
-    seconds: float  # forward and backward of a second that the model computes, padding included
+    seconds: float  # forward and backward of a second that the model computes, padding included, over the whole run
     loading: float  # decoding and masking of the same, in one loader
     memory: int | None  # None: the longest micro-batch was not tried
 
@@ -38,7 +38,8 @@ def timed_micro_batches(run: PlannedRun, loss_of: Loss) -> Timing | None:
     """The longest first, so that memory that does not suffice shows at once. None where it would tell nothing of the run."""
     if run.options.torch_compile or is_sharded(run.accelerator):
         return None
-    order = np.argsort(run.sizes.computed * (1 + run.sizes.longest / LONG), kind="stable")  # attention grows with a clip
+    costs = run.sizes.computed * (1 + run.sizes.longest / LONG)  # attention grows with a clip
+    order = np.argsort(costs[: run.num_met], kind="stable")
     longest, typical = order[-1], order[[len(order) * part // 4 for part in (2, 1, 3)]]
     try:
         run.model.to(run.accelerator.device)
@@ -64,11 +65,26 @@ def _probe(run: PlannedRun, loss_of: Loss) -> tuple[float, float]:
 
 
 def _typical(run: PlannedRun, batches: np.ndarray, loss_of: Loss) -> Timing:
+    """While the encoder learns, and where it begins frozen, that as well."""
+    times = np.zeros(2)
+    for is_frozen, share in ((False, 1 - run.frozen), (True, run.frozen)):
+        if share:
+            _freeze(run, is_frozen)
+            times += share * np.array(_of_some(run, batches, loss_of))
+    memory = torch.cuda.max_memory_allocated() if run.accelerator.device.type == "cuda" else _resident(run)
+    return Timing(*times.tolist(), memory)
+
+
+def _freeze(run: PlannedRun, is_frozen: bool) -> None:
+    if run.frozen:
+        run.model.encoder_is_frozen = is_frozen
+
+
+def _of_some(run: PlannedRun, batches: np.ndarray, loss_of: Loss) -> tuple[float, float]:
     began, measured = time.perf_counter(), []
     while len(measured) < len(batches) and time.perf_counter() - began < MAX_SECONDS:
         measured.append(_timed(run, run.plan.clips_of(batches[len(measured)]), loss_of))
-    memory = torch.cuda.max_memory_allocated() if run.accelerator.device.type == "cuda" else _resident(run)
-    return Timing(*_per_second(measured, int(run.sizes.computed[batches[: len(measured)]].sum())), memory)
+    return _per_second(measured, int(run.sizes.computed[batches[: len(measured)]].sum()))
 
 
 def _per_second(measured: list[tuple[float, float]], num_samples: int) -> tuple[float, float]:
@@ -90,13 +106,16 @@ def _timed(run: PlannedRun, clips: np.ndarray, loss_of: Loss) -> tuple[float, fl
 
 @contextmanager
 def _without_trace(run: PlannedRun) -> Iterator[None]:
-    """Gradients, buffers (batch norms have running means) and random states are as they were."""
+    """Gradients, buffers (batch norms have running means) and random states are as they were; meanwhile is frozen what the
+    run never teaches."""
     buffers, device = [buffer.clone() for buffer in run.model.buffers()], run.accelerator.device
     forked = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+    _freeze(run, run.frozen == 1)
     with torch.random.fork_rng(**forked):
         try:
             yield
         finally:
+            _freeze(run, False)
             run.model.zero_grad(set_to_none=True)
             for buffer, before in zip(run.model.buffers(), buffers, strict=True):
                 buffer.detach().copy_(before)

@@ -90,7 +90,7 @@ class CtcBatches(PlannedClips):
         usable, clips = self.survey.usable, clips.select_columns(["utterance_id", "audio", "num_samples", "text"])
         super().__init__(clips if len(usable) == len(clips) else clips.select(usable), slowest[usable], settings.seed,
                          settings.budget)
-        self.settings = settings
+        self.settings, self.lengthened = settings, (1 / min(settings.speeds), float(np.mean(1 / np.array(settings.speeds))))
 
     def __getitem__(self, place: Place) -> CtcBatch:
         rows, waves = self.opened(place)
