@@ -293,7 +293,8 @@ def test_speech_that_is_nothing_but_silence_is_a_warning(ahead, monkeypatch):
 
 def test_speech_at_other_speeds_is_counted_as_it_was_recorded_and_as_it_is_heard(ahead):
     as_recorded, slower = (ahead(finetuning, speed_perturbation=speeds) for speeds in ((1.0,), (0.5, 1.0)))
-    assert slower.sizes.heard.sum() == pytest.approx(1.5 * as_recorded.sizes.heard.sum(), rel=1e-3)
+    assert slower.sizes.heard.sum() == pytest.approx(1.5 * as_recorded.sizes.heard.sum(), rel=0.2)
+    assert as_recorded.sizes.padding < 0.01 < slower.sizes.padding, "batch mates run at unlike speeds"
     for check in (corpus_checks, lambda run: transcript_checks(run, OPTIONS)):
         assert check(slower).numbers == pytest.approx(check(as_recorded).numbers, rel=0.02)
 

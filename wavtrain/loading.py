@@ -25,7 +25,7 @@ class PlannedClips(Dataset):
     """Prepared clips of which plans make micro-batches."""
 
     crops = False  # every clip to the shortest of its batch
-    lengthened = (1.0, 1.0)  # how long a clip is in the plan, and on average, beside how it was recorded
+    slowest = 1.0  # of the speeds at which clips run; the plan has them that long
 
     def __init__(self, clips: datasets.Dataset, num_samples: np.ndarray, seed: int, budget: BatchBudget) -> None:
         self.clips, self.num_samples, self.seed, self.budget = clips, num_samples, seed, budget
@@ -37,6 +37,10 @@ class PlannedClips(Dataset):
     def plan_in_order(self) -> EpochPlan:
         """Every clip once, for validation."""
         return plan_in_order(self.num_samples, self.budget)
+
+    def heard(self) -> np.ndarray:
+        """How many samples each clip may have when it is loaded, before it is cropped."""
+        return self.num_samples
 
     def opened(self, place: Place) -> tuple[dict[str, list[Any]], list[np.ndarray]]:
         """The columns of a micro-batch's clips, and their samples."""

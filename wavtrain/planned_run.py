@@ -49,10 +49,8 @@ class PlannedRun:
 
     @cached_property
     def sizes(self) -> BatchSizes:
-        """Of its micro-batches, clips that run at some speed as long as they are on average."""
-        in_the_plan, on_average = self.speech.lengthened
-        sizes = batch_sizes(self.speech.num_samples, self.speech.budget, self.speech.crops, self.plan)
-        return BatchSizes(*(each * (on_average / in_the_plan) for each in sizes)) if on_average < in_the_plan else sizes
+        """Of its micro-batches."""
+        return batch_sizes(self.speech.heard(), self.speech.budget, self.speech.crops, self.plan)
 
     @property
     def num_met(self) -> int:

@@ -99,7 +99,7 @@ def sound_checks(run: PlannedRun) -> Checked:
 
 def corpus_checks(run: PlannedRun) -> Checked:
     """Durations, speakers, languages and twins of the training clips, by columns alone."""
-    found, seconds = Checked(), run.speech.num_samples / run.speech.lengthened[0] / SAMPLING_RATE
+    found, seconds = Checked(), run.speech.num_samples * run.speech.slowest / SAMPLING_RATE
     validation = f" ({len(run.held_out.num_samples):,} for validation)" if run.held_out else ""
     hours = in_hours(seconds.sum() / 3600)
     found.facts["clips"] = f"{len(seconds):,} to train on{validation}, {hours}; {histogram(seconds)}"

@@ -84,7 +84,7 @@ def label_checks(speech: CtcBatches) -> Checked:
     rows = np.unique(np.linspace(0, len(speech.clips) - 1, NUM_READ).astype(int))
     texts = speech.clips.select_columns("text")[rows.tolist()]["text"]
     labels = [settings.vocabulary.encode(normalised(text, settings.rules)) for text in texts]
-    recorded = (speech.num_samples[rows] / speech.lengthened[0]).astype(np.int64)
+    recorded = (speech.num_samples[rows] * speech.slowest).astype(np.int64)
     filled = np.array([labels_needed(each) for each in labels]) / settings.frames_of(recorded)
     a_second = sum(map(len, labels)) / (recorded.sum() / 16_000)
     found.facts["labels"] = f"{a_second:.1f} a second, for {percent(float(np.median(filled)))} of the frames"

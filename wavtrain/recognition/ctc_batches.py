@@ -90,7 +90,12 @@ class CtcBatches(PlannedClips):
         usable, clips = self.survey.usable, clips.select_columns(["utterance_id", "audio", "num_samples", "text"])
         super().__init__(clips if len(usable) == len(clips) else clips.select(usable), slowest[usable], settings.seed,
                          settings.budget)
-        self.settings, self.lengthened = settings, (1 / min(settings.speeds), float(np.mean(1 / np.array(settings.speeds))))
+        self.settings, self.slowest = settings, min(settings.speeds)
+
+    def heard(self) -> np.ndarray:
+        """At speeds as an epoch may draw them."""
+        speeds = np.random.default_rng(self.seed).choice(self.settings.speeds, len(self.num_samples))
+        return np.ceil(self.num_samples * self.slowest / speeds).astype(np.int64)
 
     def __getitem__(self, place: Place) -> CtcBatch:
         rows, waves = self.opened(place)
