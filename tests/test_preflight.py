@@ -121,6 +121,8 @@ def test_an_epoch_of_less_than_an_update_and_a_run_of_less_than_an_epoch():
     assert about(found) == {("warning", "accumulation")}
     assert "to 5 at most" in text_of(found, "accumulation")
     assert "5 x 87.5 s on 4 processes" in found.facts["update"]
+    fewer = batch_checks(HEALTHY, BatchSizes(*(each[:3] for each in LIBRISPEECH)), 4, 400_000, None)
+    assert text_of(fewer, "accumulation").endswith("launch 3 of the 4 processes")
     assert found.numbers["hours_per_update"] == pytest.approx(20 * 87.5 / 3600)
     assert about(batch_checks(HEALTHY, LIBRISPEECH, 8, 100, None)) == {("note", "epochs")}
 

@@ -31,7 +31,7 @@ def cost_checks(run: PlannedRun, timing: Timing | None) -> Checked:
         found.facts["takes"] = f"{disk}; time and memory are not measured with {why}"
         return found
     met = run.sizes.computed[: run.num_met]
-    rounds = len(met) / run.accelerator.num_processes / -(-len(met) // run.per_update)  # of an update; an epoch may have less
+    rounds = max(1, len(met) / run.accelerator.num_processes / -(-len(met) // run.per_update))  # an epoch may have few
     an_update = timing.seconds * met.mean() / SAMPLING_RATE * rounds
     of_run = an_update * run.total_steps
     memory = f"{file_size(timing.memory)} of memory" if timing.memory else "memory not tried, as it takes long"

@@ -92,9 +92,10 @@ def batch_checks(options: RunSettings, sizes: BatchSizes, num_processes: int, to
     found.numbers.update(hours_per_update=float(hours), updates=total_steps, epochs=epochs,
                          padding_fraction=float(sizes.padding), cropped_fraction=float(sizes.cropped))
     if per_update > num_batches:
+        remedy = (f"lower --gradient_accumulation_steps, to {num_batches // num_processes} at most"
+                  if num_batches >= num_processes else f"launch {num_batches} of the {num_processes} processes")
         found.warn("accumulation", f"micro-batches of an epoch: {num_batches}, fewer than the {per_update} of an update, which "
-                   "will have less speech than was asked for: lower --gradient_accumulation_steps, to "
-                   f"{max(1, num_batches // num_processes)} at most")
+                   f"will have less speech than was asked for: {remedy}")
     if epochs < 1:
         found.note("epochs", f"the run hears {percent(epochs)} of the clips; all, once: --max_train_steps {an_epoch}")
     if sizes.padding > MUCH_PADDING:
