@@ -106,8 +106,8 @@ def _timed(run: PlannedRun, clips: np.ndarray, loss_of: Loss) -> tuple[float, fl
 
 @contextmanager
 def _without_trace(run: PlannedRun) -> Iterator[None]:
-    """Gradients, buffers (batch norms have running means) and random states are as they were; meanwhile is frozen what the
-    run never teaches."""
+    """Gradients, buffers (batch norms have running means) and random states are as they were. An encoder that never learns
+    is frozen meanwhile."""
     buffers, device = [buffer.clone() for buffer in run.model.buffers()], run.accelerator.device
     forked = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
     _freeze(run, run.frozen == 1)
