@@ -1,8 +1,11 @@
 """Decode and score: a recogniser + speech -> hypotheses, error rates.
 
-    python run_ctc_decoding.py --model_name_or_path facebook/wav2vec2-base-960h --dataset_name librispeech_asr \\
-        --dataset_config_names clean --dataset_split_names test --output_dir scores/test_clean    # needs the Hub
-    python run_ctc_decoding.py --model_name_or_path runs/demo_finetuning --dataset_name interview.mp3 --output_dir scores/demo
+    python run_ctc_decoding.py --dataset_name librispeech_asr \\
+        --dataset_config_names clean --dataset_split_names test \\
+        --model_name_or_path facebook/wav2vec2-base-960h \\
+        --output_dir scores/test_clean    # needs the Hub
+    python run_ctc_decoding.py --model_name_or_path runs/demo_finetuning \\
+        --dataset_name interview.mp3 --output_dir scores/demo
 
 The speech may be a corpus, a directory of run_preprocessing.py, or audio files as they are; long recordings are heard in
 overlapping windows that are joined frame by frame. --decoder greedy takes the best path; beam searches with an n-gram
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if accelerator.is_main_process:
             if args.pseudo_label:
                 make_folder(args.pseudo_label)
-            kept.callback(held(args.output_dir).release)
+            kept.enter_context(held(args.output_dir))
         return decode(args, accelerator)
 
 

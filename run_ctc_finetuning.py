@@ -1,9 +1,11 @@
 """Fine-tune with CTC: an encoder and prepared speech with text -> a recogniser.
 
-    accelerate launch run_ctc_finetuning.py --dataset_name librispeech_asr --dataset_config_names clean \\
-        --dataset_split_names train.100 --validation_split_names validation \\
-        --model_name_or_path runs/base --output_dir runs/base_100h    # needs a GPU and the Hub
-    python run_ctc_finetuning.py --config configs/demo_finetuning.yaml --model_name_or_path runs/demo_pretraining \\
+    accelerate launch run_ctc_finetuning.py --dataset_name librispeech_asr \\
+        --dataset_config_names clean --dataset_split_names train.100 \\
+        --validation_split_names validation --model_name_or_path runs/base \\
+        --output_dir runs/base_100h    # needs a GPU and the Hub
+    python run_ctc_finetuning.py --config configs/demo_finetuning.yaml \\
+        --model_name_or_path runs/demo_pretraining \\
         --output_dir runs/demo_finetuning
 
 The second is a part of `make demo`. --model_name_or_path is the output of a pretraining, or what can be given a CTC head;
@@ -31,6 +33,7 @@ from wavtrain.accumulation import Agreement, FiniteUpdates, Interruption, clippe
 from wavtrain.checks.published import fine_tuning_recipe
 from wavtrain.checks.run_shape import RunSettings
 from wavtrain.checks.transcript_checks import FineTuning, transcript_checks
+from wavtrain.doors import refuse_closed_doors
 from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, validation_batches
 from wavtrain.measures import Sums, recognition_measures
@@ -47,7 +50,6 @@ from wavtrain.recognition.transcribed_clips import texts_of
 from wavtrain.recognition.transcripts import TextRules, normalised
 from wavtrain.recognition.vocabularies import Vocabulary, build_vocabulary, read_vocabulary
 from wavtrain.reporting.meter import Meter
-from wavtrain.reporting.trackers import tracker_names
 from wavtrain.schedules import Schedule, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
@@ -94,9 +96,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, check the run, train; return the best validation, or what --..._only asks for."""
     args = parse_arguments(argv)
-    tracker_names(None if args.preprocessing_only else args.report_to)  # refused before hours of preparation
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile,
                                   adapter_language=args.adapter_language, freeze_finetune_updates=args.freeze_finetune_updates)
+    refuse_closed_doors(arguments.options_of(RunOptions, args), accelerator)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
     if args.preprocessing_only:

@@ -1,8 +1,11 @@
 """Speech, wherever it is -> prepared speech on disk: checked, mono, 16 kHz, with an account of what was left out.
 
-    python run_preprocessing.py --dataset_name librispeech_asr --dataset_config_names clean clean \\
-        --dataset_split_names train.100 train.360 --output_dir prepared/librispeech_460h    # needs the Hub
-    python run_preprocessing.py --dataset_name demo_corpus --validation_split_names validation --output_dir prepared/demo
+    python run_preprocessing.py --dataset_name librispeech_asr \\
+        --dataset_config_names clean clean \\
+        --dataset_split_names train.100 train.360 \\
+        --output_dir prepared/librispeech_460h    # needs the Hub
+    python run_preprocessing.py --dataset_name demo_corpus \\
+        --validation_split_names validation --output_dir prepared/demo
 
 The second takes seconds on a laptop and needs no network. The directory holds train/ and validation/ (plain `datasets` on
 disk), rejected.jsonl (every clip left out, with its reason) and preparation.json (the counts); every other script takes it as

@@ -1,10 +1,13 @@
 """Sweep: a script + a search space -> trials, the best arguments.
 
-    python run_sweep.py run_wav2vec2_pretraining_no_trainer.py --config configs/hf_readme_demo.yaml \\
-        --search_space configs/sweeps/pretraining.yaml --num_trials 40 --output_dir runs/sweep \\
-        --accelerate_arguments "--num_processes 8 --mixed_precision bf16" -- --max_train_steps 5000    # needs GPUs and the Hub
-    python run_sweep.py run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml \\
-        --search_space configs/sweeps/demo_pretraining.yaml --num_trials 8 --output_dir runs/demo_sweep \\
+    python run_sweep.py run_wav2vec2_pretraining_no_trainer.py \\
+        --config configs/hf_readme_demo.yaml --output_dir runs/sweep \\
+        --search_space configs/sweeps/pretraining.yaml --num_trials 40 \\
+        --accelerate_arguments "--num_processes 8 --mixed_precision bf16" \\
+        -- --max_train_steps 5000    # needs GPUs and the Hub
+    python run_sweep.py run_wav2vec2_pretraining_no_trainer.py \\
+        --config configs/demo_pretraining.yaml --output_dir runs/demo_sweep \\
+        --search_space configs/sweeps/demo_pretraining.yaml --num_trials 8 \\
         -- --max_train_steps 300 --logging_steps 25    # needs half an hour
 
 The second takes that on two cores which have other work too. Words after -- are the script's and go before its config.

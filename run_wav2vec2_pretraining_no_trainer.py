@@ -1,9 +1,12 @@
 """Pretrain wav2vec 2.0: prepared speech -> encoder.
 
-    accelerate launch run_wav2vec2_pretraining_no_trainer.py --dataset_name librispeech_asr \\
-        --dataset_config_names clean clean --dataset_split_names validation test \\
-        --model_name_or_path configs/models/wav2vec2-base --output_dir runs/base    # needs a GPU and the Hub
-    python run_wav2vec2_pretraining_no_trainer.py --config configs/demo_pretraining.yaml
+    accelerate launch run_wav2vec2_pretraining_no_trainer.py \\
+        --dataset_name librispeech_asr --dataset_config_names clean clean \\
+        --dataset_split_names validation test \\
+        --model_name_or_path configs/models/wav2vec2-base \\
+        --output_dir runs/base    # needs a GPU and the Hub
+    python run_wav2vec2_pretraining_no_trainer.py \\
+        --config configs/demo_pretraining.yaml
 
 The second learns on two cores of a laptop within minutes: contrastive accuracy rises from 0.01 (chance), and the picture
 training_curves.png shows how. The corpus may be raw, then it is prepared first (once, under --cache_dir, by one process while
@@ -31,6 +34,7 @@ from wavtrain.checks.collapse import CollapseGuard
 from wavtrain.checks.objective_checks import Annealing, objective_checks
 from wavtrain.checks.published import pretraining_recipe
 from wavtrain.checks.run_shape import RunSettings
+from wavtrain.doors import refuse_closed_doors
 from wavtrain.engine import accelerator_for, spread
 from wavtrain.loading import budget_of, validation_batches
 from wavtrain.measures import Sums, pretraining_measures
@@ -41,7 +45,6 @@ from wavtrain.optimizers import OptimizerOptions
 from wavtrain.planned_run import PlannedRun
 from wavtrain.preflight import preflight
 from wavtrain.reporting.meter import Meter
-from wavtrain.reporting.trackers import tracker_names
 from wavtrain.schedules import Schedule, gumbel_temperature, learning_rate_factor
 from wavtrain.speech.clips import ClipLimits
 from wavtrain.speech.manifests import CorpusOptions
@@ -100,8 +103,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Prepare what is not prepared yet, check the run, train; return the last validation, or what --..._only asks for."""
     args = parse_arguments(argv)
-    tracker_names(None if args.preprocessing_only else args.report_to)  # refused before hours of preparation
     accelerator = accelerator_for(args.mixed_precision, torch_compile=args.torch_compile)
+    refuse_closed_doors(arguments.options_of(RunOptions, args), accelerator)
     prepared = training_speech(arguments.options_of(CorpusOptions, args), arguments.options_of(ClipLimits, args),
                                arguments.options_of(CacheOptions, args), accelerator)
     if args.preprocessing_only:

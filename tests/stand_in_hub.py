@@ -3,6 +3,7 @@
 `stand_in_hub.py FOLDER` prints its port. In FOLDER: USER/NAME is a dataset repository, models/USER/NAME one of a model;
 commits.jsonl has a line for each commit, with what every file held; trouble.json, where there is one, says what goes wrong:
 a list of {"at": part of "METHOD /path", "times": N} with "status": CODE, "seconds": DELAY, or neither: it is dropped.
+The only user is someone; what begins with others/ may be read and not written.
 """
 
 import base64
@@ -73,6 +74,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
             return
         url = urlparse(self.path)
         parts = unquote(url.path).strip("/").split("/")
+        if parts == ["api", "whoami-v2"]:
+            me = {"type": "user", "name": "someone", "orgs": [{"name": "some_lab"}]}
+            self._answer(200, json.dumps(me).encode()) if self._is_known() else self._answer(401, b"{}")
+            return
         if parts[0] == "api" and parts[1] in ("datasets", "models"):
             self._about(self._repository(parts[1], parts[2:4]), parts[4:], "recursive=true" in url.query.lower())
             return
@@ -196,13 +201,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def _about(self, repository: Path, rest: list[str], recursive: bool) -> None:
         if self._is_hidden(repository):
             return
-        if rest[:1] == ["tree"]:
+        if rest == ["auth-check", "write"]:
+            self._answer(401 if not self._is_known() else 403 if repository.parent.name == "others" else 200, b"{}")
+        elif rest[:1] == ["tree"]:
             folder = repository.joinpath(*rest[2:])
             paths = sorted(folder.rglob("*") if recursive else folder.glob("*"))
             self._answer(200, json.dumps([self._entry(repository, path) for path in paths]).encode())
         else:
             files = [path for path in sorted(repository.rglob("*")) if path.is_file()]
-            siblings = [{"rfilename": str(path.relative_to(repository))} for path in files]
+            siblings = [{"rfilename": str(path.relative_to(repository)), "size": path.stat().st_size} for path in files]
             about = {"id": "/".join(repository.parts[-2:]), "sha": COMMIT, "private": repository in self.private,
                      "gated": False, "tags": []}
             self._answer(200, json.dumps({**about, "siblings": siblings}).encode())

@@ -39,7 +39,7 @@ FLOORS = {  # of all folders and wavtrain/ itself
        "from_fairseq "
        "planned_run",
     4: "study sweep_pictures "
-       "training_run preparation beam_workers ctc_batches onnx_export rescoring transcription "
+       "doors training_run preparation beam_workers ctc_batches onnx_export rescoring transcription "
        "objective_checks speech_survey timing",
     5: "training_speech tuning "
        "cost transcript_checks",

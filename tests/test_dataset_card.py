@@ -95,7 +95,7 @@ def test_the_same_command_pushes_what_could_not_be_pushed(corpus, hub, tmp_path)
 
 
 def test_what_cannot_be_pushed_is_told_before_the_work(corpus, hub, tmp_path):
-    for more, why in (({"hub_token": "hf_bad"}, "no repository there ("), ({"license": "My Own"}, "is no name of a licence"),
+    for more, why in (({"hub_token": "hf_bad"}, "cannot be pushed to ("), ({"license": "My Own"}, "is no name of a licence"),
                       ({"num_shards": 2, "shard_index": 0}, "--push_to_hub has no place in a job array")):
         assert why in refusal(run_preprocessing, flags(corpus, tmp_path / "p", **{**PUSH, **more}))
     assert not (tmp_path / "p").exists()

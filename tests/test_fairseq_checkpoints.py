@@ -363,9 +363,15 @@ def test_what_a_checkpoint_names_is_not_run(tmp_path, old_file):
         assert intruded.exists()
         intruded.unlink()
     path = save(tmp_path / "system.pt", random_tensors(BASE), old_file, best=Intruder(os.system, f"touch {intruded}"))
-    with pytest.raises(InputError, match=r"system.pt: is damaged, or would run programs"):
+    with pytest.raises(InputError, match=r"system.pt: is damaged, or would run programs of this machine; it was not read"):
         from_fairseq.convert(path, str(tmp_path / "none"))
     assert not intruded.exists()
+
+
+def test_a_text_file_is_called_that_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"notes.txt: is no checkpoint, as torch.save has not written it: name the .pt"):
+        from_fairseq.convert(str(tmp_path / "notes.txt"), str(tmp_path / "none"))
 
 
 def test_damaged_files_are_refused_in_a_line(tmp_path, base):

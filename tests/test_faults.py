@@ -17,7 +17,7 @@ from conftest import ROOT, write_folder
 import run_preprocessing
 from wavtrain import InputError, checkpoint_files, durable_files
 from wavtrain.checkpoint_files import damage, newest_whole
-from wavtrain.durable_files import holder, lock
+from wavtrain.durable_files import holder, is_locked, lock
 from wavtrain.reporting.tracking import Tracking
 from wavtrain.run_directory import LOCK, held, save_checkpoint
 from wavtrain.run_options import RunOptions
@@ -106,12 +106,34 @@ def test_a_file_system_that_fails_to_lock_is_one_line(number, is_fault, tmp_path
 
 
 def test_a_run_keeps_its_directory(tmp_path):
-    first = held(str(tmp_path / "run"))
-    with pytest.raises(InputError, match=rf"^--output_dir {tmp_path}/run: another run .*\(process {os.getpid()} on .*another "):
-        held(str(tmp_path / "run"))
+    run = tmp_path / "runs" / "run"
+    with held(str(run)):
+        with (pytest.raises(InputError, match=rf"^--output_dir {run}: another run .*\(process {os.getpid()} on .*another "),
+              held(str(run))):
+            pass
+        assert os.listdir(run) == [LOCK]
+    assert os.listdir(tmp_path) == [], "nothing was done"
+    with held(str(run)):
+        (run / "arguments.yaml").touch()
+    assert sorted(os.listdir(run)) == [LOCK, "arguments.yaml"]
+
+
+def test_a_lock_that_goes_with_its_file_is_no_lock(tmp_path):
+    """Who has opened the file before it is removed waits for what nobody else will see."""
+    path = str(tmp_path / "run.lock")
+    first, found = lock(path), []
+    other = threading.Thread(target=lambda: found.append(lock(path)))
+    other.start()
+    time.sleep(0.1)
+    assert is_locked(path)
+    os.remove(path)
     first.release()
-    held(str(tmp_path / "run")).release()
-    assert os.listdir(tmp_path / "run") == [LOCK]
+    other.join()
+    assert is_locked(path), "the other has made and locked it anew"
+    found[0].release()
+    assert not is_locked(path)
+    assert not is_locked(str(tmp_path / "none"))
+    assert os.listdir(tmp_path) == ["run.lock"]
 
 
 # Checkpoints

@@ -1,10 +1,13 @@
 """What was pushed with its checkpoint goes on elsewhere, bit for bit."""
 
 import errno
+import json
 import os
 import shutil
+import threading
 
 import pytest
+import stand_in_hub
 import test_hub
 from test_hub import PUSH, REPOSITORY, TOKEN, flags
 from training_runs import assert_same_run, checkpoint, refusal
@@ -13,7 +16,7 @@ import run_ctc_finetuning as finetuning
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
 from wavtrain.checkpoint_files import damage
-from wavtrain.hub.fetched_runs import fetch_run
+from wavtrain.hub.fetched_runs import FETCHING, PART, SOURCE, fetch_run, fetching, wait_for_fetch
 
 places = test_hub.places
 
@@ -56,7 +59,8 @@ def test_checkpoints_on_another_disk(places, hub, tmp_path, monkeypatch):
         source, target, **more))
     with pytest.raises(InputError):
         fetch_run(REPOSITORY, TOKEN, str(tmp_path / "full"), "checkpoints")
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["checkpoints"], "it can be tried again"
+    assert {path.name for path in (tmp_path / "full").iterdir()} == {"checkpoints", PART}, "it can be tried again"
+    assert not list((tmp_path / "full" / "checkpoints").iterdir())
 
 
 def test_a_bad_token_is_not_shown(tmp_path):
@@ -77,7 +81,74 @@ def test_a_repository_without_a_whole_checkpoint_is_refused(places, hub, tmp_pat
     name = "someone/none" if path is None else REPOSITORY
     words = flags(places, tmp_path / "there", resume_from_checkpoint=name, hub_token=TOKEN)
     assert why in refusal(pretraining, words)
-    assert not list((tmp_path / "there").glob("*.part"))
-    assert not (tmp_path / "there" / "checkpoints").exists()
+    assert not (tmp_path / "there").exists()
 
 
+@pytest.fixture
+def pushed(places, hub):
+    """A run of one step on the Hub, and its files."""
+    repository = shutil.copytree(places / "run", hub / "models" / REPOSITORY)
+    shutil.move(checkpoint(repository, 1), repository / "last-checkpoint")
+    return repository
+
+
+def fetched(folder):
+    """What is in its place: all of it, and nothing else."""
+    assert damage(str(checkpoint(folder, 1))) is None
+    assert not {PART, FETCHING, SOURCE} & {path.name for path in folder.iterdir()}
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "metrics.jsonl")]
+
+
+def test_a_broken_download_goes_on(pushed, hub, tmp_path):
+    there = tmp_path / "there"
+    stand_in_hub.trouble(hub, {"at": "/resolve/", "status": 418})
+    with pytest.raises(InputError, match=r"--resume_from_checkpoint someone/model: .*418"):
+        fetch_run(REPOSITORY, TOKEN, str(there), "checkpoints")
+    assert list(there.iterdir()) == [], "that will not pass"
+    stand_in_hub.trouble(hub, {"at": "GET /someone/model/resolve/" + stand_in_hub.COMMIT + "/metrics.jsonl", "status": 425})
+    with pytest.raises(InputError, match=r"--resume_from_checkpoint someone/model: .*; what came is kept, and the same"):
+        fetch_run(REPOSITORY, TOKEN, str(there), "checkpoints")
+    assert [path.name for path in there.iterdir()] == [PART]
+    whole = {str(path.relative_to(there / PART)) for path in (there / PART).rglob("*") if path.is_file()}
+    assert {"model.safetensors", "last-checkpoint/optimizer.bin"} <= whole
+    stand_in_hub.trouble(hub, {"at": ".safetensors", "status": 418}, {"at": "optimizer.bin", "status": 418})
+    fetch_run(REPOSITORY, TOKEN, str(there), "checkpoints")
+    assert fetched(there) == [(pushed / name).read_bytes() for name in ("model.safetensors", "metrics.jsonl")]
+
+
+def test_what_was_fetched_of_another_run_is_dropped(pushed, hub, tmp_path):
+    part = tmp_path / "there" / PART
+    part.mkdir(parents=True)
+    (part / "vocab.json").write_bytes(b"of another")
+    (part / SOURCE).write_text(json.dumps({"repository": "someone/other", "revision": stand_in_hub.COMMIT}))
+    fetch_run(REPOSITORY, TOKEN, str(tmp_path / "there"), "checkpoints")
+    assert fetched(tmp_path / "there")[0] == (pushed / "model.safetensors").read_bytes()
+    assert not (tmp_path / "there" / "vocab.json").exists()
+
+
+def test_half_a_run_is_not_taken_for_a_whole_one(pushed, hub, tmp_path):
+    """Where the Hub is lost the library takes the files that are there for all of them; a power cut may shorten one."""
+    there, part = tmp_path / "there", tmp_path / "there" / PART
+    shutil.copytree(pushed / "last-checkpoint", part / "last-checkpoint")
+    (part / "model.safetensors").write_bytes(b"cut off")
+    (part / SOURCE).write_text(json.dumps({"repository": REPOSITORY, "revision": stand_in_hub.COMMIT}))
+    stand_in_hub.trouble(hub, {"at": "/tree/", "status": 418})
+    with pytest.raises(InputError, match=r"--resume_from_checkpoint someone/model: .* did not come; what came is kept"):
+        fetch_run(REPOSITORY, TOKEN, str(there), "checkpoints")
+    assert [path.name for path in there.iterdir()] == [PART]
+    stand_in_hub.trouble(hub)
+    fetch_run(REPOSITORY, TOKEN, str(there), "checkpoints")
+    assert fetched(there)[0] == (pushed / "model.safetensors").read_bytes()
+
+
+def test_others_wait_for_a_fetch_without_a_collective(tmp_path, monkeypatch):
+    monkeypatch.setattr("wavtrain.hub.fetched_runs.SECONDS_BETWEEN_LOOKS", 0.01)
+    wait_for_fetch(str(tmp_path / "none"))
+    with fetching(str(tmp_path)):
+        other = threading.Thread(target=wait_for_fetch, args=[str(tmp_path)])
+        other.start()
+        other.join(0.1)
+        assert other.is_alive()
+    other.join(10)
+    assert not other.is_alive()
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ import huggingface_hub
 import psutil
 import pytest
 import stand_in_hub
+from accelerate import Accelerator
 from conftest import ROOT, write_folder, write_model
 from corpora import write_table
 from training_runs import (
@@ -28,9 +29,12 @@ from transformers import AutoModelForPreTraining
 import run_ctc_finetuning as finetuning
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
+from wavtrain import InputError
 from wavtrain.checkpoint_files import damage
+from wavtrain.doors import refuse_closed_doors
 from wavtrain.hub import uploads
 from wavtrain.hub.repository import Repository, in_one_line
+from wavtrain.run_options import RunOptions
 
 TOKEN, REPOSITORY = stand_in_hub.TOKEN, "someone/model"
 PUSH = {"push_to_hub": True, "hub_model_id": REPOSITORY, "hub_token": TOKEN}
@@ -68,7 +72,8 @@ def digest(path):
 
 def test_at_the_end_alone(places, hub, tmp_path):
     pretraining.main(flags(places, tmp_path / "run", **PUSH, hub_strategy="end"))
-    assert messages(hub) == ["step 3"]
+    pretraining.main(flags(places, tmp_path / "run", **PUSH, hub_strategy="end", resume_from_checkpoint="latest"))
+    assert messages(hub) == ["step 3", "step 3"], "also of a run that was at its end"
     pushed = {path.name for path in (hub / "models" / REPOSITORY).iterdir()}
     assert pushed == {"model.safetensors", "config.json", "preprocessor_config.json", "arguments.yaml", "metrics.jsonl",
                       "training_curves.png", "run.json", "README.md"}
@@ -162,10 +167,49 @@ def test_the_last_line_pushes_what_could_not_be_pushed(places, hub, tmp_path, mo
 def test_a_refused_token_is_told_before_the_training(places, hub, tmp_path):
     for token in ("hf_bad", "hf bad", "hf_b\u00e4d"):
         said = refusal(pretraining, flags(places, tmp_path / "run", **{**PUSH, "hub_token": token}))
-        assert said.startswith("--push_to_hub someone/model: no repository there (") or said.startswith("--hub_token: ")
+        assert said.startswith("--push_to_hub someone/model: cannot be pushed to (") or said.startswith("--hub_token: ")
         assert token not in said
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
     assert refusal(pretraining, flags(places, tmp_path / "run", **{**PUSH, "hub_model_id": "a/b/c"}))
+
+
+@pytest.mark.parametrize("check_only", [False, True])
+@pytest.mark.parametrize(("more", "why"), [
+    ({"hub_token": "hf_bad"}, "--push_to_hub someone/model: cannot be pushed to ("),
+    ({"hub_model_id": "others/model"}, "--push_to_hub others/model: cannot be pushed to (403 Forbidden"),
+    ({"push_to_hub": False, "resume_from_checkpoint": "someone/none"}, "so taken for a Hub id): 404"),
+    ({"resume_from_checkpoint": "others/model"}, "others/model: that repository has no last-checkpoint/")], ids=str)
+def test_closed_doors_are_told_before_the_preparation(places, hub, tmp_path, more, why, check_only):
+    (hub / "models" / "others" / "model").mkdir(parents=True)
+    words = flags(places, tmp_path / "run", **{**PUSH, **more}, check_only=check_only)
+    assert why in refusal(pretraining, [*words, "--dataset_name", "/nowhere/corpus"])
+    assert not (tmp_path / "run").exists()
+    assert not (hub / "models" / "someone").exists()
+
+
+def look(output_dir, **more):
+    refuse_closed_doors(RunOptions(str(output_dir), **{**PUSH, **more}), Accelerator(cpu=True))
+
+
+def test_a_look_alone_makes_no_repository(hub, tmp_path):
+    for name in ("someone/model", "model", "some_lab/model"):
+        look(tmp_path / "run", hub_model_id=name, check_only=True)
+    with pytest.raises(InputError, match="theirs/model: is not there, and someone can make nothing of theirs's"):
+        look(tmp_path / "run", hub_model_id="theirs/model", check_only=True)
+    assert not (hub / "models").exists()
+    look(tmp_path / "run", hub_model_id="model")
+    assert (hub / "models" / "someone" / "model").exists()
+
+
+@pytest.mark.parametrize("check_only", [False, True])
+def test_without_a_network_the_look_says_so(tmp_path, monkeypatch, caplog, check_only):
+    stand_in_hub.reach("http://127.0.0.1:9", tmp_path, monkeypatch)
+    look(tmp_path / "run", check_only=check_only)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("--push_to_hub someone/model: the Hub cannot be reached now (")
+    with pytest.raises(InputError, match=r"--resume_from_checkpoint someone/model .no such path, so taken for a Hub id.: "):
+        look(tmp_path / "run", resume_from_checkpoint=REPOSITORY)
+    look(tmp_path / "run", resume_from_checkpoint=REPOSITORY, preprocessing_only=True)
 
 
 def test_a_hub_out_of_reach_stops_no_run(places, tmp_path, monkeypatch, caplog):
@@ -248,6 +292,8 @@ def test_a_pushed_run_lies_in_the_repository_and_the_token_nowhere(places, hub, 
     assert result.returncode == 0, result.stderr
     repository = hub / "models" / REPOSITORY
     assert digest(repository / "model.safetensors") == digest(tmp_path / "run" / "model.safetensors")
+    assert [line.partition(": ")[2] for line in result.stdout.splitlines()[-3:]] == [
+        "the model is there, training_curves.png shows how; run_ctc_finetuning.py goes on", "", "the model is there"]
     assert TOKEN not in result.stdout + result.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     AutoModelForPreTraining.from_pretrained(repository)

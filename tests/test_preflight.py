@@ -322,6 +322,11 @@ def test_what_pretraining_has(flags, annealing, expected, ahead):
     assert about(objective_checks(ahead(max_train_steps=5000, **flags), annealing)) == expected
 
 
+def test_a_temperature_that_hardly_falls_is_not_said_to_fall(ahead):
+    found = objective_checks(ahead(max_train_steps=300), Annealing(2.0, 0.5, 0.999995))
+    assert text_of(found, "temperature").startswith("the Gumbel temperature stays near 2, never near 0.5: --gumbel_temp")
+
+
 def test_the_decay_that_is_advised_reaches_the_lowest_temperature(ahead):
     found = objective_checks(ahead(max_train_steps=5000), Annealing(2.0, 0.5, 0.999995))
     decay = float(re.search(r"--gumbel_temperature_decay ([\d.]+)", text_of(found, "temperature"))[1])

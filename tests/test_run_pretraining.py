@@ -520,6 +520,14 @@ def test_a_run_that_goes_wrong_ends_and_says_why(command, tmp_path):
     assert steps_saved_so_far(tmp_path / "run") == []  # nothing that is no use is kept
 
 
+def test_of_two_processes_one_says_what_is_refused_and_none_waits(command, tmp_path):
+    flags = {**UNBROKEN, "push_to_hub": True, "hub_token": "hf bad"}
+    assert codes(start(pretraining, command(tmp_path / "run", **flags), 2, STDERR=str(tmp_path / "said"))) == [2, 2]
+    said = [(tmp_path / f"said{rank}").read_text() for rank in (0, 1)]
+    assert [text.count("--hub_token: holds spaces") for text in said] == [1, 0]
+    assert "Traceback" not in "".join(said)
+
+
 def test_a_run_driven_into_collapse_says_so_and_ends_with_code_3(command, tmp_path, monkeypatch, capfd):
     """A far too high learning rate with nothing that holds the codes apart."""
     driven = command(tmp_path / "run", learning_rate=0.1, diversity_loss_weight=0, max_train_steps=300, logging_steps=10,

@@ -33,6 +33,8 @@ def words_of(flags):
 def as_a_script(name, argv, environment):
     os.environ.update(environment)
     os.chdir(environment.get("FOLDER_OF_RANK_" + environment.get("RANK", "0"), "."))
+    if "STDERR" in environment:
+        os.dup2(os.open(f"{environment['STDERR']}{environment['RANK']}", os.O_CREAT | os.O_WRONLY), 2)
     torch.set_num_threads(1)
     arguments.run_as_script(lambda: importlib.import_module(name).main(argv))
 

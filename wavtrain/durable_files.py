@@ -142,10 +142,22 @@ def lock(path: str, waits_for_hosts: bool = False) -> Lock | None:
     except BaseException:
         os.close(descriptor)
         raise
-    if is_ours:
+    if is_ours and os.fstat(descriptor).st_nlink > 0:
         return Lock(descriptor)
     os.close(descriptor)
-    return None
+    return lock(path, waits_for_hosts) if is_ours else None  # who had it has removed the file since it was opened
+
+
+def is_locked(path: str) -> bool:
+    """Whether a process keeps it; nothing is made."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _taken(descriptor, path, 0.0)
+    finally:
+        os.close(descriptor)
 
 
 def _taken(descriptor: int, path: str, patience: float) -> bool:
@@ -168,8 +180,11 @@ def _taken(descriptor: int, path: str, patience: float) -> bool:
 
 def holder(path: str) -> str:
     """Who took the lock last, in words."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read() or UNNAMED
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read() or UNNAMED
+    except FileNotFoundError:  # it has just gone
+        return UNNAMED
 
 
 def _let_go() -> None:

@@ -7,12 +7,14 @@ writes, so a run may go on with another engine.
 
 import ctypes
 import os
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, patch_environment
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, patch_environment
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -26,6 +28,7 @@ from wavtrain import InputError
 from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.zero import gathered_moments, is_zero, load_into_zero, refusals_of_zero, spread_by_zero
 
+Found = TypeVar("Found")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h of glibc
 ENGINES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 FSDP, DEEPSPEED, MEGATRON = (f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"))  # from launchers
@@ -150,6 +153,22 @@ def _part(value: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def found_by_main(accelerator: Accelerator, find: Callable[[], Found]) -> Found:
+    """What the main process finds, on every process. A refusal ends all of them, and is said once."""
+    told, refusal = [None, None], None
+    if accelerator.is_main_process:
+        try:
+            told[0] = find()
+        except InputError as error:
+            told[1], refusal = error.exit_code, error
+    found, code = broadcast_object_list(told)
+    if refusal is not None:
+        raise refusal
+    if code is not None:
+        sys.exit(code)
+    return found
 
 
 def keep_freed_memory() -> None:

@@ -41,8 +41,7 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
                        help="leave long audio out, keep its first seconds, or cut it into equal pieces, crop and split without "
                        "its transcript (split; when decoding drop)")
     group.add_argument("--validation_split_percentage", type=percentage, metavar="P",
-                       help="share of the training clips held out for validation, by a hash of their ids "
-                       "(1, or 0 with --validation_split_names)")
+                       help="share of training clips held out, by a hash of their ids (1, or 0 with --validation_split_names)")
     group.add_argument("--preprocessing_num_workers", type=positive, default=NUM_CORES, metavar="N",
                        help="processes that prepare; any number gives the same result (%(default)s, the cores here)")
     group.add_argument("--overwrite_cache", action="store_true", help="prepare again what is prepared already")
@@ -158,7 +157,8 @@ def add_optimizer_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max_train_steps", type=positive, metavar="N", help="optimizer updates, instead of epochs")
     group.add_argument("--gradient_accumulation_steps", type=positive, default=1, metavar="N",
                        help="micro-batches of each process in one exact update (%(default)s)")
-    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="linear", help="after the warm-up (%(default)s)")
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULES, default="linear", metavar="NAME",
+                       help=f"after the warm-up: {', '.join(SCHEDULES)} (%(default)s)")
     group.add_argument("--num_warmup_steps", type=natural, default=0, metavar="N", help="of rising rate (%(default)s)")
     group.add_argument("--polynomial_power", type=above_zero, default=1.0, metavar="P", help="of the polynomial (%(default)s)")
     group.add_argument("--tri_stage_ratios", type=share, nargs="+", default=(0.1, 0.4, 0.5), metavar="R",

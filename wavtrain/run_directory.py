@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
@@ -24,7 +25,7 @@ from wavtrain.checkpoint_files import (
     steps,
     write_checksums,
 )
-from wavtrain.durable_files import Lock, flush_tree, holder, lock, read_json, write_json, write_lines, write_or_say_full
+from wavtrain.durable_files import flush_tree, holder, lock, read_json, write_json, write_lines, write_or_say_full
 
 CHECKPOINTS, METRICS, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
 LOCK = ".run.lock"  # held by the main process of a run
@@ -34,8 +35,13 @@ OF_THE_START = ("check_only", "config", "hub_token", "overwrite_output_dir", "re
 NUM_NAMED = 3  # changed arguments that a refusal lists
 
 
-def held(output_dir: str) -> Lock:
-    """The directory, made if need be, kept from other runs until release() or the end of this process."""
+@contextmanager
+def held(output_dir: str) -> Iterator[None]:
+    """The directory, made if need be, kept from other runs. Where nothing is done in it nothing is left."""
+    made, folder = [], os.path.abspath(output_dir)
+    while not os.path.lexists(folder):
+        made.append(folder)
+        folder = os.path.dirname(folder)
     try:
         os.makedirs(output_dir, exist_ok=True)
     except OSError as error:
@@ -45,7 +51,16 @@ def held(output_dir: str) -> Lock:
     if taken is None:
         raise InputError(f"--output_dir {output_dir}: another run is at work in it ({holder(path)}): wait for its end, or give "
                          "another --output_dir")
-    return taken
+    try:
+        yield
+    finally:
+        is_bare = os.path.isdir(output_dir) and os.listdir(output_dir) == [LOCK]
+        if is_bare:
+            os.remove(path)
+        taken.release()
+        with suppress(OSError):  # another run may be there by now
+            for folder in made if is_bare else ():
+                os.rmdir(folder)
 
 
 def checkpoint_to_resume(output_dir: str, resume_from_checkpoint: str | None, overwrite: bool) -> str | None:

@@ -20,6 +20,8 @@ class RunOptions:
 
     output_dir: str
     overwrite_output_dir: bool = False
+    preprocessing_only: bool = False
+    check_only: bool = False
     resume_from_checkpoint: str | None = None
     save_total_limit: int = 2
     report_to: tuple[str, ...] | None = None

@@ -12,20 +12,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
 from wavtrain import InputError, run_directory
 from wavtrain.durable_files import flush_tree, write_or_say_full
-from wavtrain.engine import gathered, load_state, save_state
-from wavtrain.hub.fetched_runs import fetch_run
+from wavtrain.engine import found_by_main, gathered, load_state, save_state
+from wavtrain.hub.fetched_runs import drop_part, fetch_run, fetching, wait_for_fetch
 from wavtrain.hub.model_card import write_facts, write_model_card
 from wavtrain.hub.publishing import NoPublication, Publication
 from wavtrain.hub.repository import is_hub_id
 from wavtrain.places import Place
-from wavtrain.reporting.tracking import Tracking, tracker_names
+from wavtrain.reporting.tracking import Tracking
 from wavtrain.reports import draw_curves
 from wavtrain.run_options import FREE_TO_CHANGE, RunOptions
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -49,24 +48,19 @@ class TrainingRun:
     def begin(self, total_steps: int, **counters: Any) -> dict[str, Any]:
         """What is done already: nothing (and `counters` of the script as they begin), or all up to the checkpoint that is
         loaded here."""
-        options, found, nothing = self.options, [None, None, False], {**NOTHING_DONE, **counters}
-        self._total_steps = total_steps
-        tracker_names(options.report_to)  # refused before anything is removed
+        options, nothing, self._total_steps = self.options, {**NOTHING_DONE, **counters}, total_steps
         self.publication = NoPublication()
         with ExitStack() as kept:  # from other runs: the output directory
-            if self.is_main:
-                try:
-                    found[0] = self._opened(kept)
-                    found[2] = found[0] and not run_directory.is_own(found[0], options.output_dir)
-                except InputError as error:  # told to the others, which would wait
-                    found[1] = str(error)
-            checkpoint, fault, is_elsewhere = broadcast_object_list(found)
-            if fault:
-                raise InputError(fault)
+            is_fetched = found_by_main(self.accelerator, lambda: self._opened(kept))
+            if is_fetched and not self.is_main:
+                wait_for_fetch(options.output_dir)
+            checkpoint, is_elsewhere = found_by_main(self.accelerator, lambda: self._to_resume(is_fetched))
             done = self._resumed(checkpoint, total_steps, nothing) if checkpoint else nothing
             self._owes_model = is_elsewhere or not self.serves_best
             if is_elsewhere:
                 done |= counters  # the best model so far is in another directory
+            elif checkpoint:
+                self.publication.goes_on(done["step"], checkpoint)
             self.publication.has_model = any(done[name] != counters[name] for name in counters)  # as where a best one was found
             if self.is_main:
                 run_directory.write_arguments(options.output_dir, self.arguments)
@@ -113,18 +107,28 @@ class TrainingRun:
                              f"({' '.join(str(error).split())[:200]}): resume from another checkpoint") from error
         return done
 
-    def _opened(self, kept: ExitStack) -> str | None:
-        """The output directory is kept for this run, the repository, if asked for, is there; the checkpoint to go on from."""
+    def _opened(self, kept: ExitStack) -> bool:
+        """The output directory is kept for this run, the repository, if asked for, is there; whether a run is fetched now."""
         given = self.options
-        kept.callback(run_directory.held(given.output_dir).release)
+        kept.enter_context(run_directory.held(given.output_dir))
         if given.push_to_hub:
             self.publication = Publication(given, partial(write_model_card, given.output_dir))
-        wanted, overwrite = given.resume_from_checkpoint, given.overwrite_output_dir
-        if wanted and is_hub_id(wanted):
-            run_directory.checkpoint_to_resume(given.output_dir, None, overwrite)  # no run may lie there
-            fetch_run(wanted, given.hub_token, given.output_dir, run_directory.CHECKPOINTS)
-            wanted, overwrite = "latest", False
-        return run_directory.checkpoint_to_resume(given.output_dir, wanted, overwrite)
+        if not (given.resume_from_checkpoint and is_hub_id(given.resume_from_checkpoint)):
+            drop_part(given.output_dir)
+            return False
+        run_directory.checkpoint_to_resume(given.output_dir, None, given.overwrite_output_dir)  # no run may lie there
+        self._fetching = kept.enter_context(fetching(given.output_dir))
+        return True
+
+    def _to_resume(self, is_fetched: bool) -> tuple[str | None, bool]:
+        """The checkpoint to go on from, and whether it lies in another output directory."""
+        given, wanted = self.options, self.options.resume_from_checkpoint
+        if is_fetched:
+            with self._fetching:
+                fetch_run(wanted, given.hub_token, given.output_dir, run_directory.CHECKPOINTS)
+            wanted = "latest"
+        checkpoint = run_directory.checkpoint_to_resume(given.output_dir, wanted, given.overwrite_output_dir and not is_fetched)
+        return checkpoint, checkpoint is not None and not run_directory.is_own(checkpoint, given.output_dir)
 
     def record(self, phase: str, step: int, values: dict[str, float]) -> dict[str, float]:
         """A line of metrics.jsonl, and what trackers get. Returns it, of every process its own."""
@@ -190,6 +194,6 @@ class TrainingRun:
         if self.is_main:
             draw_curves(self.options.output_dir)
             write_model_card(self.options.output_dir)
-            self.publication.finish()
-            print(what_next)
+            print(what_next, flush=True)
+            self.publication.finish()  # what has not come to the Hub is the last that is said
         self._kept.close()

@@ -68,6 +68,7 @@ def _with_temperature(found: Checked, annealing: Annealing, total_steps: int) ->
     last = gumbel_temperature(total_steps, highest, lowest, annealing.gumbel_temperature_decay)
     if last > lowest + 0.1 * (highest - lowest):
         decay = (lowest / highest) ** (1 / max(1.0, OF_BASE * total_steps))
-        found.note("temperature", f"the Gumbel temperature begins at {highest:g} and ends at {last:.3g}, far from {lowest:g}: "
+        way = f"falls from {highest:g} to {last:.3g}, never" if last < 0.99 * highest else f"stays near {highest:g}, never"
+        found.note("temperature", f"the Gumbel temperature {way} near {lowest:g}: "
                    f"--gumbel_temperature_decay {decay:.6g} reaches that after two thirds of the run, as in BASE")
     return found

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wavtrain import InputError
 
+BEGINNINGS = (b"PK", b"\x80")  # of zip archives and of pickles, which older ones are
 PICKLES_OF_OLD_FILES = 4  # before torch 1.6: a number, a version, the machine, the checkpoint
 OF_DAMAGE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, RuntimeError,
              TypeError, ValueError, UnpicklingError, struct.error, zipfile.BadZipFile)
@@ -56,6 +57,9 @@ def _empty(*given: Any) -> dict[Any, Any]:
 def read_checkpoint(path: str) -> Checkpoint:
     """The tensors, which may still lie on disk, and the settings as plain values."""
     try:
+        with open(path, "rb") as file:
+            if not file.read(2).startswith(BEGINNINGS):
+                raise InputError(f"{path}: is no checkpoint, as torch.save has not written it: name the .pt of a fairseq run")
         with torch.serialization.safe_globals(_stand_ins(path)):
             read = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         tensors = read.get("model") if isinstance(read, dict) else None
@@ -67,8 +71,8 @@ def read_checkpoint(path: str) -> Checkpoint:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except OF_DAMAGE as error:
-        raise InputError(f"{path}: is damaged, or would run programs of this machine, or was not written by torch.save; "
-                         f"it was not read ({type(error).__name__})") from error
+        raise InputError(f"{path}: is damaged, or would run programs of this machine; it was not read "
+                         f"({type(error).__name__})") from error
 
 
 def _stand_ins(path: str) -> list[tuple[Callable[..., Any], str]]:

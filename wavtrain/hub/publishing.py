@@ -29,15 +29,19 @@ class _State:
         return "the model" if self.step is None else f"step {self.step}"
 
 
+def repository_of(options: Any) -> Repository:
+    """`options` are the flags of the Hub and output_dir."""
+    return Repository(options.hub_model_id or name_of(options.output_dir), "model", options.hub_token, options.hub_private_repo)
+
+
 class Publication:
     """The way of one run to its repository; of the main process."""
 
     def __init__(self, options: Any, write_card: Callable[[str], None]) -> None:
-        """`options` are the flags of the Hub and output_dir; `write_card` is called with the name of the repository."""
+        """`options` as of repository_of; `write_card` is called with the name of the repository."""
         self.options, self.write_card = options, write_card
-        self.repository = Repository(options.hub_model_id or name_of(options.output_dir), "model", options.hub_token,
-                                     options.hub_private_repo)
-        self.repository.refuse_if_closed()
+        self.repository = repository_of(options)
+        self.repository.refuse_if_closed(tells=False)  # the look before the work has told it
         self.uploads = Uploads(self.repository, os.path.join(options.output_dir, STAGE))
         self._now, self._begun = _State(), _State()
         self.has_model = False  # of this run; what lies there before may be an older one's
@@ -45,6 +49,10 @@ class Publication:
     @property
     def with_checkpoint(self) -> bool:
         return self.options.hub_strategy == "checkpoint"
+
+    def goes_on(self, step: int, checkpoint: str) -> None:
+        """What is there already of a run that is resumed."""
+        self._now.step, self._now.checkpoint = step, checkpoint
 
     def served(self) -> None:
         """The model in the output directory is another one."""
@@ -134,6 +142,9 @@ class NoPublication:
     """Without --push_to_hub, and on all processes but the main one."""
 
     has_model = False
+
+    def goes_on(self, step: int, checkpoint: str) -> None:
+        """Nothing."""
 
     def served(self) -> None:
         """Nothing."""

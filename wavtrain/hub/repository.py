@@ -32,21 +32,55 @@ class Repository:
 
     def made(self) -> str:
         """The repository is there, or is made; its full name."""
-        api = HfApi(token=self.token)
-        get_session().timeout = SILENCE
-        return api.create_repo(self.name, repo_type=self.kind, private=self.is_private or None, exist_ok=True).repo_id
+        return patient_api(self.token).create_repo(self.name, repo_type=self.kind, private=self.is_private or None,
+                                                   exist_ok=True).repo_id
 
-    def refuse_if_closed(self) -> None:
-        """Before the work: what cannot get better is refused; a network that is gone may be back when it is needed."""
+    def refuse_if_closed(self, makes: bool = True, tells: bool = True) -> None:
+        """Before the work: what cannot get better is refused, and a network that is gone, which may be back when it is
+        needed, is told. Without `makes` the repository is looked at alone."""
         try:
-            self.name = self.made()
+            if makes:
+                self.name = self.made()
+                self._is_there()
+            else:
+                self._refuse_if_not_to_be_made()
         except OF_THE_HUB as error:
             fault = in_one_line(error, self.token)
             if is_final(error):
-                raise InputError(f"--push_to_hub {self.name}: no repository there ({fault}); --hub_token or `hf auth login` "
+                raise InputError(f"--push_to_hub {self.name}: cannot be pushed to ({fault}); --hub_token or `hf auth login` "
                                  "says who you are") from error
-            logger.warning("--push_to_hub %s: the Hub cannot be reached now (%s); it is tried again when there is something to "
-                           "push", self.name, fault)
+            if tells:
+                logger.warning("--push_to_hub %s: the Hub cannot be reached now (%s); it is tried again when there is "
+                               "something to push", self.name, fault)
+
+    def _is_there(self) -> bool:
+        """Whether it is; an error where it may not be written to."""
+        try:
+            patient_api(self.token).auth_check(self.name, repo_type=self.kind, write=True)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:
+                raise
+            return False
+        return True
+
+    def _refuse_if_not_to_be_made(self) -> None:
+        me = patient_api(self.token).whoami()
+        self.name = self.name if "/" in self.name else f"{me['name']}/{self.name}"
+        if self._is_there():
+            return
+        if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise InputError(f"--push_to_hub {self.name}: is not there, and a token that may only read cannot make it: give "
+                             "one that may write")
+        owner = self.name.partition("/")[0]
+        if owner not in (me["name"], *(each["name"] for each in me.get("orgs", ()))):
+            raise InputError(f"--push_to_hub {self.name}: is not there, and {me['name']} can make nothing of {owner}'s: name a "
+                             "repository of your own")
+
+
+def patient_api(token: str | None) -> HfApi:
+    """Its patience with a silent connection has an end."""
+    get_session().timeout = SILENCE
+    return HfApi(token=token)
 
 
 def refuse_bad_token(token: str | None) -> None:

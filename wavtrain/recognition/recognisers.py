@@ -25,6 +25,7 @@ from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import Vocabulary, read_vocabulary, save_tokenizer, saved_vocabularies
 
 FLAG = "--model_name_or_path"  # names weights
+WITHOUT_HEAD = ("ForPreTraining", "Model")  # ends of the names of classes
 MASK_FLAGS = ("mask_time_prob", "mask_feature_prob")
 BANKS_PER_FRAME = 2  # that w2v-BERT's extractor joins
 UNREADABLE = (*NOT_THERE, RuntimeError, SafetensorError)
@@ -119,8 +120,7 @@ def load_recogniser(
     extractor = load_feature_extractor(name, FLAG, cache_dir)
     try:
         config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
-        is_of_phones = "Phoneme" in (get_tokenizer_config(name, cache_dir=cache_dir).get("tokenizer_class") or "")
-        vocabulary = read_vocabulary(name, FLAG, "phones" if is_of_phones else "letters", language, cache_dir)
+        vocabulary = _own_vocabulary(name, config, language, cache_dir)
         if config.model_type not in FAMILIES:
             raise InputError(f"{FLAG} {name}: its model_type is {config.model_type}; known are {', '.join(FAMILIES)}")
         if language and not getattr(config, "adapter_attn_dim", None):
@@ -137,6 +137,17 @@ def load_recogniser(
         raise InputError(f"{FLAG} {name}: its head has {size} tokens, its vocabulary {len(vocabulary.tokens)}")
     vocabulary = replace(vocabulary, tokens=vocabulary.tokens[:size])  # tokenizers add <s> and </s>, which no head says
     return model.to(device).eval(), extractor, vocabulary
+
+
+def _own_vocabulary(name: str, config: PreTrainedConfig, language: str | None, cache_dir: str | None) -> Vocabulary:
+    is_of_phones = "Phoneme" in (get_tokenizer_config(name, cache_dir=cache_dir).get("tokenizer_class") or "")
+    try:
+        return read_vocabulary(name, FLAG, "phones" if is_of_phones else "letters", language, cache_dir)
+    except InputError as error:
+        if not any(each.endswith(WITHOUT_HEAD) for each in config.architectures or ()):
+            raise
+        raise InputError(f"{FLAG} {name}: is a pretrained model and has no vocabulary: fine-tune it first with "
+                         "run_ctc_finetuning.py") from error
 
 
 def describe(extractor: FeatureExtractionMixin, vocabulary: Vocabulary, rules: TextRules, language: str | None,
