@@ -194,7 +194,7 @@ def look(output_dir, **more):
 def test_a_look_alone_makes_no_repository(hub, tmp_path):
     for name in ("someone/model", "model", "some_lab/model"):
         look(tmp_path / "run", hub_model_id=name, check_only=True)
-    with pytest.raises(InputError, match="theirs/model: is not there, and someone can make nothing of theirs's"):
+    with pytest.raises(InputError, match="theirs/model: is not there, and someone can make no repository of theirs: name"):
         look(tmp_path / "run", hub_model_id="theirs/model", check_only=True)
     assert not (hub / "models").exists()
     look(tmp_path / "run", hub_model_id="model")

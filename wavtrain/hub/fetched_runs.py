@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -70,42 +71,37 @@ def fetch_run(name: str, token: str | None, output_dir: str, checkpoints: str) -
     """
     found, part = found_run(name, token), os.path.join(output_dir, PART)
     source = {"repository": name, "revision": found.revision}
-    if _source_of(part) != source:
+    is_cut = any(found.sizes[file] not in (None, size) for file, size in _sizes(part, found.sizes).items())
+    if _source_of(part) != source or is_cut:  # as after a power cut
         drop_part(output_dir)
         write_json(os.path.join(part, SOURCE), source)
     try:
-        _lacking(part, found.sizes)
         patient_api(token).snapshot_download(name, revision=found.revision, local_dir=part,
                                              allow_patterns=[*PUSHED, f"{LAST_CHECKPOINT}/*"])
-        if lacking := _lacking(part, found.sizes):  # the library takes a folder as it is when it cannot reach the Hub
-            raise OSError(f"{lacking[0]} did not come")
+        if lacking := sorted(found.sizes.keys() - _sizes(part, found.sizes)):
+            raise OSError(f"{lacking[0]} did not come")  # the library takes a folder as it is when it loses the Hub
         _put_in_place(part, name, output_dir, os.path.join(output_dir, checkpoints))
     except OF_THE_HUB as error:
+        fault = f"--resume_from_checkpoint {name}: {in_one_line(error, token)}"
         if is_final(error):
             drop_part(output_dir)
-        raise InputError(f"--resume_from_checkpoint {name}: {in_one_line(error, token)}; what came is kept, and the same "
-                         "command goes on with it") from error
+            raise InputError(fault) from error
+        raise InputError(f"{fault}; what came is kept, and the same command goes on with it") from error
     except InputError:  # what is damaged here may be whole there
         drop_part(output_dir)
         raise
     drop_part(output_dir)
 
 
-def _lacking(part: str, sizes: dict[str, int | None]) -> list[str]:
-    """Files that are not there. One that a power cut has left with another size is removed."""
-    lacking = []
-    for name, size in sizes.items():
-        path = os.path.join(part, name)
-        if os.path.isfile(path) and size not in (None, os.path.getsize(path)):
-            os.remove(path)
-        if not os.path.isfile(path):
-            lacking.append(name)
-    return lacking
-
-
 def drop_part(output_dir: str) -> None:
     """What was fetched and is not in its place."""
     shutil.rmtree(os.path.join(output_dir, PART), ignore_errors=True)
+
+
+def _sizes(part: str, names: Iterable[str]) -> dict[str, int]:
+    """Of those files that are there."""
+    paths = {name: os.path.join(part, name) for name in names}
+    return {name: os.path.getsize(path) for name, path in paths.items() if os.path.isfile(path)}
 
 
 def _source_of(part: str) -> Any:

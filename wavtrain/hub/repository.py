@@ -73,8 +73,8 @@ class Repository:
                              "one that may write")
         owner = self.name.partition("/")[0]
         if owner not in (me["name"], *(each["name"] for each in me.get("orgs", ()))):
-            raise InputError(f"--push_to_hub {self.name}: is not there, and {me['name']} can make nothing of {owner}'s: name a "
-                             "repository of your own")
+            raise InputError(f"--push_to_hub {self.name}: is not there, and {me['name']} can make no repository of {owner}: "
+                             "name one of your own")
 
 
 def patient_api(token: str | None) -> HfApi:
