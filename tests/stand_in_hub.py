@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlparse
 
 COMMIT = "a" * 40
 LARGE = (".safetensors", ".bin", ".pkl", ".arrow", ".png")  # what goes the way of large files
-TOKEN = "hf_good"
+TOKEN, READER = "hf_good", "hf_reads"
 LICENCES = ("mit", "apache-2.0", "cc-by-4.0", "other")
 
 
@@ -75,8 +75,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         url = urlparse(self.path)
         parts = unquote(url.path).strip("/").split("/")
         if parts == ["api", "whoami-v2"]:
-            me = {"type": "user", "name": "someone", "orgs": [{"name": "some_lab"}]}
-            self._answer(200, json.dumps(me).encode()) if self._is_known() else self._answer(401, b"{}")
+            may = {f"Bearer {TOKEN}": "write", f"Bearer {READER}": "read"}.get(self.headers.get("Authorization"))
+            me = {"name": "someone", "orgs": [{"name": "some_lab"}], "auth": {"accessToken": {"role": may}}}
+            self._answer(200 if may else 401, json.dumps(me).encode())
             return
         if parts[0] == "api" and parts[1] in ("datasets", "models"):
             self._about(self._repository(parts[1], parts[2:4]), parts[4:], "recursive=true" in url.query.lower())

@@ -196,6 +196,8 @@ def test_a_look_alone_makes_no_repository(hub, tmp_path):
         look(tmp_path / "run", hub_model_id=name, check_only=True)
     with pytest.raises(InputError, match="theirs/model: is not there, and someone can make no repository of theirs: name"):
         look(tmp_path / "run", hub_model_id="theirs/model", check_only=True)
+    with pytest.raises(InputError, match="someone/model: is not there, and a token that may only read cannot make it"):
+        look(tmp_path / "run", hub_token=stand_in_hub.READER, check_only=True)
     assert not (hub / "models").exists()
     look(tmp_path / "run", hub_model_id="model")
     assert (hub / "models" / "someone" / "model").exists()
