@@ -34,6 +34,7 @@ from accelerate.utils import gather_object
 
 from wavtrain.durable_files import write_lines
 from wavtrain.engine import accelerator_for
+from wavtrain.hub.model_scores import of_a_decoding
 from wavtrain.progress import Heard, progress_bar
 from wavtrain.recognition import recognisers
 from wavtrain.recognition.beam_decoding import BeamDecoder, BeamOptions
@@ -41,7 +42,7 @@ from wavtrain.recognition.beam_workers import candidates_of
 from wavtrain.recognition.decoding import Hypothesis, greedy
 from wavtrain.recognition.pseudo_labels import make_folder, write_pseudo_labels
 from wavtrain.recognition.rescoring import Rescorer
-from wavtrain.recognition.scores import Scored, score, score_table, write_scores, write_trn
+from wavtrain.recognition.scores import Scored, how_decoded, score, score_table, write_scores, write_trn
 from wavtrain.recognition.transcription import Recordings, WindowOptions, log_probs_of
 from wavtrain.recognition.transcripts import TextRules, has_digits, normalised
 from wavtrain.recognition.tuning import tuned
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Decode one part of the speech; return what scores.json says, without transcripts only how much there was."""
     args = parse_arguments(argv)
     accelerator = accelerator_for(args.mixed_precision)
+    args.mixed_precision = accelerator.mixed_precision
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or (1 if accelerator.device.type == "cpu" else 8)
     with ExitStack() as kept:  # from other runs: the output directory
         if accelerator.is_main_process:
@@ -163,7 +165,8 @@ def decode(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]
             bar.update(accelerator.num_processes)
     found = sorted(gather_object(found), key=lambda each: each[0])
     assert [row for row, _ in found] == list(range(len(clips))), "every utterance once"
-    return write_results(args, clips, [best for _, best in found], rules) if accelerator.is_main_process else {}
+    best = [best for _, best in found]
+    return write_results(args, prepared.report, clips, best, rules) if accelerator.is_main_process else {}
 
 
 def decoded(args: argparse.Namespace, heard: Iterable[tuple[int, np.ndarray]], vocabulary: Vocabulary,
@@ -184,7 +187,7 @@ def decoded(args: argparse.Namespace, heard: Iterable[tuple[int, np.ndarray]], v
 
 def text_rules(args: argparse.Namespace, vocabulary: Vocabulary) -> TextRules:
     """How transcripts are read before they are compared: as in training, unless flags say otherwise."""
-    trained = read_text_rules(args.model_name_or_path) or TextRules(unit=vocabulary.unit)
+    trained = read_text_rules(args.model_name_or_path, args.cache_dir) or TextRules(unit=vocabulary.unit)
     given = {name: getattr(args, name) for name in TEXT_FLAGS}
     if given["unit"] not in (None, vocabulary.unit):
         raise InputError(f"--unit {args.unit}: {args.model_name_or_path} recognises {vocabulary.unit}: leave the flag out")
@@ -230,7 +233,7 @@ def reference_of(text: str | None, rules: TextRules) -> str | None:
     return None if not reference or (rules.digits == "reject" and has_digits(reference)) else reference
 
 
-def write_results(args: argparse.Namespace, clips: datasets.Dataset, found: list[list[Hypothesis]],
+def write_results(args: argparse.Namespace, report: dict[str, Any], clips: datasets.Dataset, found: list[list[Hypothesis]],
                   rules: TextRules) -> dict[str, Any]:
     """The files of --output_dir, and the corpus of --pseudo_label."""
     for name in OF_SCORES:  # of an earlier decoding
@@ -253,21 +256,21 @@ def write_results(args: argparse.Namespace, clips: datasets.Dataset, found: list
     if not scored:
         print("note: there are no transcripts to compare with, so nothing is scored")
         return {"num_utterances": len(records)}
-    scores = {**score(scored, args.seed), "num_without_reference": len(records) - len(scored), "decoder": how_decoded(args)}
+    about = of_a_decoding(args.model_name_or_path, args.cache_dir, report, args.prepared_split, settings(args), rules)
+    scores = {**about, **score(scored, args.seed), "num_without_reference": len(records) - len(scored),
+              "decoder": how_decoded(about["decoding"])}
     write_trn(args.output_dir, scored)
     write_scores(args.output_dir, scores)
     print(score_table([args.output_dir]))
     return scores
 
 
-def how_decoded(args: argparse.Namespace) -> str:
-    """In a few words, for tables."""
-    if args.decoder == "greedy":
-        return "greedy"
-    parts = [f"beam {args.beam_size}"]
-    parts += [f"{os.path.basename(args.lm_path)} {args.lm_weight:g} {args.word_score:g}"] if args.lm_path else []
-    parts += [f"{os.path.basename(args.rescoring_lm)} {args.rescoring_weight:g}"] if args.rescoring_lm else []
-    return ", ".join(parts)
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """All that decides the hypotheses, but for the model and the speech."""
+    names = ["decoder", "adapter_language", "mixed_precision", "window_in_seconds", "window_overlap_in_seconds"]
+    if args.decoder == "beam":
+        names += [*vars(arguments.options_of(BeamOptions, args)), "rescoring_lm", "rescoring_weight", "tune"]
+    return {name: getattr(args, name) for name in names}
 
 
 if __name__ == "__main__":

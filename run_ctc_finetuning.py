@@ -114,7 +114,7 @@ def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
     accelerator, recogniser, held_out, total_steps = ahead.accelerator, ahead.model, ahead.held_out, ahead.total_steps
     model, optimizer = spread(accelerator, recogniser, arguments.options_of(OptimizerOptions, args))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer, describer(args, ahead),
-                      vars(args), identity(ahead), ahead.prepared, serves_best=held_out is not None)
+                      vars(args), identity(ahead), ahead, serves_best=held_out is not None)
     done = run.begin(total_steps, best={"step": 0})
     if accelerator.is_main_process:
         write_lists(args.output_dir, ahead.speech, held_out)

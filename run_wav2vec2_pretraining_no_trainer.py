@@ -123,7 +123,7 @@ def train(args: argparse.Namespace, ahead: PlannedRun) -> dict[str, Any]:
     guard = collapse_guard(args, ahead)
     model, optimizer = spread(accelerator, ahead.model, arguments.options_of(OptimizerOptions, args))
     run = TrainingRun(arguments.options_of(RunOptions, args), accelerator, model, optimizer,
-                      partial(encoders.describe, ahead.extractor), vars(args), identity, ahead.prepared)
+                      partial(encoders.describe, ahead.extractor), vars(args), identity, ahead)
     done = run.begin(total_steps)
     finite = FiniteUpdates(optimizer, done["skipped_updates"], args.max_skipped_in_a_row, accelerator.device)
     agreement, meter, measured = Agreement(accelerator), Meter(accelerator, done["samples_heard"]), {}

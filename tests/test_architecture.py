@@ -23,13 +23,13 @@ FLOORS = {  # of all folders and wavtrain/ itself
        "fairseq_layout fairseq_pickles "
        "findings published",
     1: "accumulation checkpoint_files contrastive engine flags places "
-       "errands meter recorded_runs summaries trackers card_text "
+       "errands meter recorded_runs summaries trackers card_text named_speech "
        "objectives search_space "
        "clips dataset_corpora prepared_directory table_corpora "
        "evaluate_metrics ngrams padding vocabularies "
        "run_shape",
     2: "encoders loading run_directory folder_corpora preparation_plan shards "
-       "fetched_runs model_scores uploads "
+       "card_recipe fetched_runs model_scores run_facts uploads "
        "curves known_trackers "
        "script_flags suggestions sweep_axes trial_process trial_rows "
        "adapters ctc decoding lexicons scores transcribed_clips",

@@ -9,14 +9,16 @@ import threading
 import pytest
 import stand_in_hub
 import test_hub
+import yaml
 from test_hub import PUSH, REPOSITORY, TOKEN, flags
-from training_runs import assert_same_run, checkpoint, refusal
+from training_runs import assert_same_run, checkpoint, refusal, words_of
 
 import run_ctc_finetuning as finetuning
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
 from wavtrain.checkpoint_files import damage
 from wavtrain.hub.fetched_runs import FETCHING, PART, SOURCE, fetch_run, fetching, wait_for_fetch
+from wavtrain.run_options import OF_THE_MACHINE
 
 places = test_hub.places
 
@@ -27,7 +29,12 @@ def test_what_was_pushed_goes_on_elsewhere_bit_for_bit(places, hub, tmp_path, sc
     of_checkpoints = {"hub_strategy": "checkpoint", "hub_private_repo": True}
     script.main(flags(places, tmp_path / "here", script, max_train_steps=2, **of_checkpoints, **PUSH))
     shutil.rmtree(tmp_path / "here")
-    words = flags(places, tmp_path / "there", script, max_train_steps=4, resume_from_checkpoint=REPOSITORY, **PUSH)
+    pushed = hub / "models" / REPOSITORY / "arguments.yaml"
+    words = words_of({"config": pushed, "output_dir": tmp_path / "there", "max_train_steps": 4, "dataloader_num_workers": 0,
+                      "report_to": "none", "resume_from_checkpoint": REPOSITORY, "hub_token": TOKEN})
+    assert str(tmp_path) not in pushed.read_text()
+    assert not OF_THE_MACHINE & yaml.safe_load(pushed.read_text()).keys()
+    assert str(tmp_path) not in (pushed.parent / "last-checkpoint" / "progress.json").read_text()
     script.main(words)
     assert_same_run(tmp_path / "unbroken", tmp_path / "there", (".", "checkpoints/step_00000004"))
     assert "holds a run already: --resume_from_checkpoint latest" in refusal(script, words)

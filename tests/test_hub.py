@@ -162,6 +162,7 @@ def test_the_last_line_pushes_what_could_not_be_pushed(places, hub, tmp_path, mo
     assert damage(str(repository / "last-checkpoint")) is None
     here = {path.name for path in run.iterdir() if path.is_file()} - {".run.lock"}
     assert {path.name for path in repository.iterdir()} == here | {"last-checkpoint"}
+    assert str(run) not in (repository / "arguments.yaml").read_text()
 
 
 def test_a_refused_token_is_told_before_the_training(places, hub, tmp_path):

@@ -34,6 +34,7 @@ import run_ctc_decoding as decoding
 import run_ctc_finetuning as finetuning
 import run_preprocessing as preprocessing
 from wavtrain import InputError
+from wavtrain.hub.model_scores import digest_of_weights
 from wavtrain.recognition import ngrams, recognisers
 from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import build_vocabulary
@@ -339,6 +340,16 @@ def test_scores_are_those_of_jiwer(at_once):
         assert [sign for _, sign in lines] == [f"s{row % 3}-{row:02d}.flac)" for row in range(11)]
 
 
+def test_scores_say_of_what_they_are(recogniser, corpus, at_once):
+    _, scores = at_once
+    assert (scores["model"], scores["weights"]) == (recogniser.name, digest_of_weights(str(recogniser)))
+    assert scores["speech"]["corpora"] == [{"name": corpus.name, "is_on_hub": False, "config": None, "split": "test"}]
+    assert scores["speech"]["share"] is None
+    assert {name: scores["decoding"][name] for name in ("decoder", "mixed_precision", "window_in_seconds")} == {
+        "decoder": "greedy", "mixed_precision": "no", "window_in_seconds": 30.0}
+    assert scores["decoding"]["text"]["text_case"] == "lower"
+
+
 def test_umlauts_and_capitals_come_through(shared_data, tmp_path):
     """Random weights: what is shown is the way, not the hearing."""
     with open(shared_data / "kerstin_de" / "test" / "metadata.csv", newline="") as table:
@@ -383,7 +394,7 @@ def test_beam_search_is_tuned_and_says_only_words_of_the_lexicon(rescoring, reco
     assert wer <= greedy
     assert wer < start
     lm_weight, word_score = told.split("--lm_weight ")[1].split(" ")[0], told.split("--word_score ")[1].split(",")[0]
-    wanted = f"beam 50, lm.arpa {lm_weight} {word_score}" + (", gpt 0.25" if rescoring else "")
+    wanted = f"beam 50, lm.arpa (weight {lm_weight}, word {word_score})" + (", gpt (weight 0.25)" if rescoring else "")
     assert scores["decoder"] == json.loads((tmp_path / "out" / "scores.json").read_text())["decoder"] == wanted
     found = hypotheses(tmp_path / "out")
     assert {word for each in found for text in (each, *each.get("others", [])) for word in text["text"].split()} <= set(WORDS)

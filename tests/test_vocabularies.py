@@ -232,6 +232,14 @@ def test_rules_are_saved_beside(tmp_path):
     assert read_text_rules(str(tmp_path)) == rules
 
 
+def test_rules_come_from_the_hub_as_well(hub, tmp_path):
+    repository = hub / "models" / "me" / "asr"
+    repository.mkdir(parents=True)
+    assert read_text_rules("me/asr", str(tmp_path / "before")) is None
+    save_tokenizer(build_vocabulary(["a"], "letters"), TextRules("lower"), str(repository))
+    assert read_text_rules("me/asr", str(tmp_path / "cache")) == TextRules("lower")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"text_case": "loud"}', '{"colour": 1}', '{"chars_to_ignore": 1}'])
 def test_damaged_rules_are_refused(tmp_path, content):
     dump(tmp_path / "text_rules.json", content)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import datasets
 from accelerate import Accelerator
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
@@ -61,6 +62,12 @@ class PlannedRun:
     def frozen(self) -> float:
         """Share of the updates in which the head alone learns."""
         return min(self.frozen_updates / self.total_steps, 1.0)
+
+    @property
+    def heard(self) -> dict[str, datasets.Dataset]:
+        """The clips of train and of validation that serve."""
+        return {part: speech.clips for part, speech in (("train", self.speech), ("validation", self.held_out))
+                if speech is not None}
 
     def updates(self, num_workers: int | None, **first: int) -> Iterator[list[Any]]:
         """This process's micro-batches of one update after the other, from a place on to the end."""

@@ -27,7 +27,7 @@ from wavtrain.checkpoint_files import (
 )
 from wavtrain.durable_files import flush_tree, holder, lock, read_json, write_json, write_lines, write_or_say_full
 
-CHECKPOINTS, METRICS, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
+ARGUMENTS, CHECKPOINTS, METRICS, TENSORBOARD = "arguments.yaml", "checkpoints", "metrics.jsonl", "tensorboard"
 LOCK = ".run.lock"  # held by the main process of a run
 MODEL_PART = ".model.part"  # a model being written into the output directory
 # say how to start, not what to run
@@ -163,7 +163,7 @@ def write_arguments(output_dir: str, values: dict[str, Any]) -> None:
     plain = {name: _plain(value) for name, value in values.items() if name not in OF_THE_START}
     plain = {name: None if value == [] else value for name, value in plain.items()}  # no flag takes zero words
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=float("inf"))
-    write_lines(os.path.join(output_dir, "arguments.yaml"), text.rstrip("\n").split("\n"))
+    write_lines(os.path.join(output_dir, ARGUMENTS), text.rstrip("\n").split("\n"))
 
 
 def _plain(value: Any) -> Any:

@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 
-FREE_TO_CHANGE = {  # by a resumed run: what changes no number, or is compared by what it leads to
-    "output_dir", "cache_dir", "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names",
-    "audio_column_name", "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root",
-    "streaming", "min_duration_in_seconds", "max_duration_in_seconds", "long_audio", "validation_split_percentage",
-    "preprocessing_num_workers", "preprocessing_only", "overwrite_cache", "train_cache_file_name",
-    "validation_cache_file_name", "init_from", "model_name_or_path", "config_name", "trust_remote_code",
-    "gradient_checkpointing", "torch_compile", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
-    "max_skipped_in_a_row", "logging_steps", "saving_steps", "eval_steps", "save_total_limit", "dataloader_num_workers",
-    "report_to", "run_name", "tracker_project", "tracker_tags", "on_collapse", "push_to_hub", "hub_model_id", "hub_token",
-    "hub_private_repo", "hub_strategy", "license"}
+OF_THE_MACHINE = {  # that a run is on: of no use to others, who are given the rest of its arguments
+    "output_dir", "cache_dir", "trust_remote_code", "preprocessing_num_workers", "preprocessing_only", "overwrite_cache",
+    "train_cache_file_name", "validation_cache_file_name", "dataloader_num_workers", "report_to", "run_name",
+    "tracker_project", "tracker_tags", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo", "hub_strategy"}
+CHANGES_NO_NUMBER = OF_THE_MACHINE | {
+    "gradient_checkpointing", "torch_compile", "max_skipped_in_a_row", "logging_steps", "save_total_limit", "on_collapse",
+    "license"}
+FREE_TO_CHANGE = CHANGES_NO_NUMBER | {  # by a resumed run: the others are compared by what they lead to
+    "dataset_name", "dataset_config_names", "dataset_split_names", "validation_split_names", "audio_column_name",
+    "text_column_name", "speaker_column_name", "language_column_name", "id_column_name", "audio_root", "streaming",
+    "min_duration_in_seconds", "max_duration_in_seconds", "long_audio", "validation_split_percentage", "init_from",
+    "model_name_or_path", "config_name", "gradient_accumulation_steps", "num_train_epochs", "max_train_steps",
+    "saving_steps", "eval_steps"}
 
 
 @dataclass(frozen=True)

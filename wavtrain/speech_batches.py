@@ -73,7 +73,7 @@ class SpeechBatches(PlannedClips):
                              f"{num_frames.max()}): --random_crop_in_seconds, --max_batch_duration_in_seconds and "
                              "--mask_time_length decide that")
         self.num_too_short = len(num_samples) - len(usable)  # no part in the loss, and others would be cropped to them
-        clips = clips.select_columns(["utterance_id", "audio", "num_samples"])
+        clips = clips.select_columns(["utterance_id", "audio", "num_samples", "speaker"])
         super().__init__(clips.select(usable) if self.num_too_short else clips, num_samples[usable], settings.seed,
                          settings.budget)
         self.settings, self.crops = settings, settings.crops

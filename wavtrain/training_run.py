@@ -20,14 +20,15 @@ from wavtrain import InputError, run_directory
 from wavtrain.durable_files import flush_tree, write_or_say_full
 from wavtrain.engine import found_by_main, gathered, load_state, save_state
 from wavtrain.hub.fetched_runs import drop_part, fetch_run, fetching, wait_for_fetch
-from wavtrain.hub.model_card import write_facts, write_model_card
+from wavtrain.hub.model_card import write_model_card
 from wavtrain.hub.publishing import NoPublication, Publication
 from wavtrain.hub.repository import is_hub_id
+from wavtrain.hub.run_facts import write_facts
 from wavtrain.places import Place
+from wavtrain.planned_run import PlannedRun
 from wavtrain.reporting.tracking import Tracking
 from wavtrain.reports import draw_curves
 from wavtrain.run_options import FREE_TO_CHANGE, RunOptions
-from wavtrain.speech.prepared_directory import PreparedSpeech
 
 NOTHING_DONE = {"step": 0, "epoch": 0, "update": 0, "samples_heard": 0.0, "skipped_updates": 0}
 
@@ -37,10 +38,10 @@ class TrainingRun:
 
     def __init__(self, options: RunOptions, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer,
                  describe: Callable[[PreTrainedModel, str], None], arguments: dict[str, Any], identity: dict[str, Any],
-                 prepared: PreparedSpeech, serves_best: bool = False) -> None:
+                 ahead: PlannedRun, serves_best: bool = False) -> None:
         """`describe` writes into a folder what belongs beside the weights. With `serves_best` the model of the output
         directory is that of the last call of `serve`, otherwise the newest."""
-        self.options, self.accelerator, self.prepared, self.serves_best = options, accelerator, prepared, serves_best
+        self.options, self.accelerator, self.ahead, self.serves_best = options, accelerator, ahead, serves_best
         self.model, self.optimizer, self.describe = model, optimizer, describe
         self.arguments, self.identity = {name: value for name, value in arguments.items() if name != "hub_token"}, identity
         self.is_main = accelerator.is_main_process
@@ -64,7 +65,9 @@ class TrainingRun:
             self.publication.has_model = any(done[name] != counters[name] for name in counters)  # as where a best one was found
             if self.is_main:
                 run_directory.write_arguments(options.output_dir, self.arguments)
-                write_facts(options.output_dir, self.arguments, self.prepared, self.accelerator.num_processes)
+                launched = {"num_processes": self.accelerator.num_processes, "total_steps": total_steps,
+                            "mixed_precision": self.accelerator.mixed_precision}
+                write_facts(options.output_dir, self.arguments, self.ahead.prepared, self.ahead.heard, checkpoint, launched)
             self._tracking = Tracking(self.accelerator, options, total_steps, done["step"], self.arguments)
             self.show = self._tracking.show
             self._kept = kept.pop_all()
@@ -154,7 +157,9 @@ class TrainingRun:
             if self.is_main:
                 self.describe(self.accelerator.unwrap_model(self.model), folder)
 
-        progress |= {"arguments": self.arguments, "identity": self.identity}
+        compared = {name: value for name, value in self.arguments.items()
+                    if name not in FREE_TO_CHANGE and name not in run_directory.OF_THE_START}
+        progress |= {"arguments": compared, "identity": self.identity}
         checkpoint = run_directory.save_checkpoint(
             self.options.output_dir, place.step, write_state, progress,
             is_main=self.is_main, wait_for_everyone=self.accelerator.wait_for_everyone, keep=self.options.save_total_limit)

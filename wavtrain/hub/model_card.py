@@ -9,29 +9,36 @@ import math
 import os
 import shlex
 import struct
-import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import yaml
 from huggingface_hub import ModelCardData
 
-from wavtrain import InputError, __version__
+from wavtrain import InputError
 from wavtrain.arguments import run_as_script
 from wavtrain.durable_files import read_json, read_json_lines, write_json
+from wavtrain.hub.card_recipe import recipe_lines
 from wavtrain.hub.card_text import hours, languages_for_the_hub, printable, shown, signed, table, write_card
-from wavtrain.hub.model_scores import ASR, digest_of_weights, eval_results, model_scores, read_scores, score_table
-from wavtrain.hub.repository import is_hub_id, name_of
-from wavtrain.reporting.recorded_runs import names_of
-from wavtrain.speech.prepared_directory import PreparedSpeech
+from wavtrain.hub.hub_flags import parse_card_arguments
+from wavtrain.hub.model_scores import (
+    ASR,
+    digest_of_weights,
+    eval_results,
+    read_scores,
+    score_lines,
+    speakers_text,
+    validation_score,
+    with_score,
+)
+from wavtrain.hub.named_speech import speech_text
+from wavtrain.hub.repository import name_of
+from wavtrain.hub.run_facts import FACTS, read_facts
+from wavtrain.reporting.recorded_runs import references
 
-FACTS = "run.json"  # of a run, what arguments.yaml and metrics.jsonl do not say
-PACKAGES = ("torch", "transformers", "accelerate", "datasets")
 logger = logging.getLogger(__name__)
-RECIPE = ("max_batch_duration_in_seconds", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-          "lr_scheduler_type", "num_warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "mask_time_prob",
-          "mixed_precision", "seed")
+WHAT = {True: ("recogniser", "fine-tuned with CTC on {} hours of transcribed speech"),
+        False: ("encoder", "pretrained on {} hours of speech, without transcripts")}
 USE = {
     True: ["from transformers import pipeline", "recognise = pipeline({task}, model={name})",
            'print(recognise(samples)["text"])'],
@@ -41,83 +48,75 @@ USE = {
 }
 
 
-def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSpeech, num_processes: int) -> None:
-    """At the start of a run, which hears this speech."""
-    report, languages = prepared.report, filter(None, prepared.load("train").unique("language"))
-    names = report.get("asked_for", {}).get("dataset_name", [])
-    read_by_datasets = {source["corpus"] for source in report["sources"] if source["bytes"] is None}
-    base = arguments.get("init_from") if "init_from" in arguments else arguments.get("model_name_or_path")
-    write_json(os.path.join(output_dir, FACTS), {
-        "speech": {"corpora": sorted({source["corpus"] for source in report["sources"]}), "languages": sorted(languages),
-                   "splits": report["splits"], "rejected": report["rejected"]},
-        "hub_datasets": [name for name in names if is_hub_id(name) and name_of(name) in read_by_datasets],
-        "base_model": base if base and is_hub_id(base) else None,
-        "num_processes": num_processes,
-        "versions": {"wavtrain": __version__, **{name: version(name) for name in PACKAGES},
-                     "python": ".".join(map(str, sys.version_info[:3]))},
-        "repository": None, "scores": _scores_before(output_dir)}, indent=1)
-
-
-def _scores_before(output_dir: str) -> dict[str, Any]:
-    try:
-        facts = read_json(os.path.join(output_dir, FACTS))
-    except ValueError:  # damaged: it is written anew
-        facts = None
-    return facts.get("scores", {}) if isinstance(facts, dict) else {}
-
-
 def write_model_card(output_dir: str, repository: str | None = None) -> None:
     """README.md, unless a person has edited it; `repository` is where it goes. What goes wrong here does not stop a run."""
     try:
-        facts = {**_facts(output_dir), "repository": repository}
+        facts = _with_own_scores(output_dir, {**read_facts(output_dir), "repository": repository})
         write_json(os.path.join(output_dir, FACTS), facts, indent=1)
         write_card(output_dir, model_card(output_dir, facts))
     except Exception as error:
         logger.warning("%s/README.md is not written: %s: %s", output_dir, type(error).__name__, error)
 
 
-def _facts(output_dir: str) -> dict[str, Any]:
-    facts = read_json(os.path.join(output_dir, FACTS))
-    if facts is None:
-        raise InputError(f"{output_dir}: has no {FACTS}, so it is no --output_dir of a training script")
-    return facts
+def _with_own_scores(output_dir: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Without those of other weights than lie there now, which is said."""
+    weights, own = digest_of_weights(output_dir) if facts["scores"] else None, []
+    for each in facts["scores"]:
+        if each["weights"] == weights:
+            own.append(each)
+        else:
+            logger.warning("note: %s/README.md leaves out the scores on %s (%s): they are of %s, which has other weights",
+                           output_dir, speech_text(each["speech"]), each["decoder"], each["model"])
+    return {**facts, "scores": own}
 
 
 def model_card(output_dir: str, facts: dict[str, Any]) -> str:
     """The text of it."""
     with open(os.path.join(output_dir, "arguments.yaml"), encoding="utf-8") as file:
         arguments = yaml.safe_load(file)
-    records = read_json_lines(os.path.join(output_dir, "metrics.jsonl"))
+    records, config = read_json_lines(os.path.join(output_dir, "metrics.jsonl")), _config(output_dir)
+    last = next((record for record in reversed(records) if record["phase"] == "train"), None)
     is_recogniser = "vocabulary" in arguments  # a flag of run_ctc_finetuning.py
     where = facts["repository"] or output_dir
-    weights = digest_of_weights(output_dir) if facts["scores"] else None
-    scores = model_scores({label: each for label, each in facts["scores"].items() if each["weights"] == weights}, records)
+    validated = validation_score(records, facts["parts"], arguments)
+    scores = [*validated, *facts["scores"]]
+    of_origins = [name for origin in facts["origins"] for name in origin["hub_datasets"]]
     metadata = ModelCardData(
         library_name="transformers", pipeline_tag=ASR if is_recogniser else "feature-extraction",
         tags=["speech", "wavtrain"], license=arguments.get("license"), base_model=facts["base_model"],
-        language=languages_for_the_hub(facts["speech"]["languages"]), datasets=facts["hub_datasets"] or None,
+        language=languages_for_the_hub(facts["languages"]), datasets=sorted({*facts["hub_datasets"], *of_origins}) or None,
         metrics=["wer", "cer"] if scores else None, model_name=printable(name_of(where)) if scores else None,
         eval_results=eval_results(scores) or None)
     use = [line.format(name=json.dumps(where), task=json.dumps(ASR)) for line in USE[is_recogniser]]
     has_curves = os.path.exists(os.path.join(output_dir, "training_curves.png"))
-    lines = [f"# {shown(name_of(where))}", "", _what_it_is(output_dir, facts, is_recogniser), "",
+    lines = [f"# {shown(name_of(where))}", "", _what_it_is(output_dir, config, facts, last, is_recogniser),
+             *(f"Its weights are those of step {each['step']:,}." for each in validated
+               if last is None or each["step"] != last["step"]), "",
              "## How to use it", "", "```python", *use, "```", "", "`samples` are float32, one channel, 16 kHz.", "",
-             "## How good it is", "", *(score_table(scores) if is_recogniser else _measures(records)), "",
+             "## How good it is", "",
+             *(score_lines(scores) if is_recogniser else _measures(records, {**config, **arguments})), "",
              *(["![Curves of the training](training_curves.png)", ""] if has_curves else []),
-             "## What it heard", "", *_speech(facts["speech"]), "",
-             "## How it was made", "", *_recipe(arguments, facts, records, is_recogniser)]
+             "## What it heard", "", *_speech(facts, is_recogniser), "",
+             "## How it was made", "", *recipe_lines(arguments, facts, config, last, where, is_recogniser)]
     return signed(metadata, lines)
 
 
-def _what_it_is(output_dir: str, facts: dict[str, Any], is_recogniser: bool) -> str:
-    config, weights = read_json(os.path.join(output_dir, "config.json")) or {}, _num_weights(output_dir)
+def _config(output_dir: str) -> dict[str, Any]:
+    return read_json(os.path.join(output_dir, "config.json")) or {}
+
+
+def _what_it_is(output_dir: str, config: dict[str, Any], facts: dict[str, Any], last: dict[str, Any] | None,
+                is_recogniser: bool) -> str:
+    weights, of_all = _num_weights(output_dir), facts["parts"]["train"]["hours"]
     kind = shown(config.get("model_type", "its config is not written yet"))
     size = f", {weights:,} weights" if weights else ""
-    speech = f"{hours(facts['speech']['splits']['train']['hours'])} hours of speech"
-    base = f" It began from {shown(facts['base_model'])}." if facts["base_model"] else ""
-    if is_recogniser:
-        return f"A speech recogniser ({kind}{size}), fine-tuned with CTC on {speech} with transcripts.{base}"
-    return f"A speech encoder ({kind}{size}), pretrained on {speech}, without transcripts.{base}"
+    what, how = WHAT[is_recogniser]
+    heard = ""
+    if last:
+        number = last["audio_hours"]
+        heard = f" It heard {hours(number)} hours in {last['step']:,} updates, {hours(number / of_all)} times all of it."
+    base = f" It began from {shown(facts['origins'][0]['name'])}." if facts["origins"] else " It began from random weights."
+    return f"A speech {what} ({kind}{size}), {how.format(hours(of_all))}.{heard}{base}"
 
 
 def _num_weights(output_dir: str) -> int:
@@ -131,10 +130,12 @@ def _num_weights(output_dir: str) -> int:
     return total
 
 
-def _measures(records: list[dict[str, Any]]) -> list[str]:
+def _measures(records: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     """Of the last validation."""
-    names = {"loss": "loss, nats per masked frame", "contrastive_accuracy": "contrastive accuracy, strict",
-             "code_perplexity": "code perplexity"}
+    guessed = references(settings)
+    names = {"loss": "loss, nats per masked frame",
+             "contrastive_accuracy": f"contrastive accuracy, strict (chance {guessed['contrastive_accuracy']:.3g})",
+             "code_perplexity": f"code perplexity, of {guessed['code_perplexity']:,}"}
     last = next((record for record in reversed(records) if record["phase"] == "validation"), None)
     if last is None:
         return ["Nothing was held out for validation, so nothing is known."]
@@ -142,46 +143,47 @@ def _measures(records: list[dict[str, Any]]) -> list[str]:
                  [(name, f"{last[key]:.4g}") for key, name in names.items() if last.get(key) is not None])
 
 
-def _speech(speech: dict[str, Any]) -> list[str]:
-    lines = table(("split", "clips", "hours"), [(name, f"{total['clips']:,}", hours(total["hours"]))
-                                                for name, total in speech["splits"].items()])
-    lines += ["", f"- Corpora: {', '.join(map(shown, speech['corpora']))}. Their licences are theirs, and are not known here."]
-    if speech["languages"]:
-        lines.append(f"- Languages: {', '.join(map(shown, speech['languages']))}")
-    if speech["rejected"]:
-        left_out = (f"{shown(reason)} {count['clips']:,}" for reason, count in speech["rejected"].items())
+def _speech(facts: dict[str, Any], is_recogniser: bool) -> list[str]:
+    lines = table(("part", "corpora", "clips", "hours", "speakers"), [
+        (part, shown(speech_text(of)), f"{of['clips']:,}", hours(of["hours"]), speakers_text(of))
+        for part, of in facts["parts"].items()])
+    lines += ["", "- The corpora have licences of their own, which are not known here."]
+    if facts["languages"]:
+        lines.append(f"- Languages: {', '.join(map(shown, facts['languages']))}")
+    if facts["rejected"]:
+        left_out = (f"{shown(reason)} {count['clips']:,}" for reason, count in facts["rejected"].items())
         lines.append(f"- Left out, by reason: {', '.join(left_out)} clips")
-    return lines
+    unfit = {part: of["num_prepared"] - of["clips"] for part, of in facts["parts"].items()}
+    why = "their transcripts are missing or do not fit" if is_recogniser else "they are shorter than a mask"
+    lines += [f"- Left out of {part}, as {why}: {number:,} clips"
+              for part, number in unfit.items() if number]
+    return [*lines, *map(_origin, facts["origins"])]
 
 
-def _recipe(arguments: dict[str, Any], facts: dict[str, Any], records: list[dict[str, Any]], is_recogniser: bool) -> list[str]:
-    script = "run_ctc_finetuning.py" if is_recogniser else "run_wav2vec2_pretraining_no_trainer.py"
-    last = next((record for record in reversed(records) if record["phase"] == "train"), None)
-    done = [f"{last['step']:,} updates, {hours(last['audio_hours'])} hours of speech heard", ""] if last else []
-    given = [(shown(f"--{name}"), shown(arguments[name])) for name in RECIPE if arguments.get(name) is not None]
-    launch = f"accelerate launch --num_processes {facts['num_processes']}" if facts["num_processes"] > 1 else "python"
-    return [*done, *table(("flag", "value"), given), "",
-            "The command, with the arguments.yaml that lies beside this card:", "",
-            f"    {launch} {script} --config arguments.yaml", "",
-            f"Made with {', '.join(f'{name} {shown(number)}' for name, number in facts['versions'].items())}."]
+def _origin(origin: dict[str, Any]) -> str:
+    name = shown(origin["name"])
+    if not origin["speech"]:
+        return f"- What {name} was trained on is not known here: neither a {FACTS} nor a card of it says so."
+    size = f", {hours(origin['hours'])} hours" if origin["hours"] else ""
+    return f"- Before that, {name} was trained on {shown(origin['speech'])}{size} (says {origin['is_told_by']})."
 
 
-def main(words: Sequence[str]) -> str:
-    """The first word is a run, the others are folders of scores."""
-    if not words or any(word.startswith("-") for word in words):
-        raise InputError("name the --output_dir of a run: python -m wavtrain.hub.model_card RUN [SCORES ...]")
-    facts = _facts(words[0])
-    weights = digest_of_weights(words[0])
-    facts["scores"] |= {name: {**read_scores(folder), "weights": weights}
-                        for name, folder in zip(names_of(words[1:]), words[1:], strict=True)}
-    write_json(os.path.join(words[0], FACTS), facts, indent=1)
-    if not write_card(words[0], model_card(words[0], facts)):
-        raise InputError(f"{words[0]}/README.md was edited by hand and is left as it is: remove it to have it written again")
-    card = f"{words[0]}/README.md"
+def main(words: Sequence[str] | None = None) -> str:
+    """What is on the card already stays there, as long as it is of the same weights."""
+    given = parse_card_arguments(words, __doc__)
+    facts = read_facts(given.run)
+    facts["scores"] = [] if given.forget_scores else facts["scores"]
+    for folder in given.scores:
+        facts["scores"] = with_score(facts["scores"], read_scores(folder))
+    facts = _with_own_scores(given.run, facts)
+    card = f"{given.run}/README.md"
+    if not write_card(given.run, model_card(given.run, facts)):
+        raise InputError(f"{card} was edited by hand and is left as it is: remove it to have it written again")
+    write_json(os.path.join(given.run, FACTS), facts, indent=1)
     if facts["repository"] is None:
         return card
     return f"{card}; on the Hub with\n  {shlex.join(['hf', 'upload', facts['repository'], card, 'README.md'])}"
 
 
 if __name__ == "__main__":
-    run_as_script(lambda: print(main(sys.argv[1:])))
+    run_as_script(lambda: print(main()))

@@ -1,5 +1,6 @@
 """What a run pushes, and when: --hub_strategy. Whatever becomes of it, the run goes on; its end says what is not there."""
 
+import contextlib
 import fnmatch
 import logging
 import os
@@ -9,10 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import yaml
+
 from wavtrain.hub.repository import LAST_CHECKPOINT, NOT_PUSHED, PUSHED, Repository, is_pushed, name_of
 from wavtrain.hub.uploads import Uploads, linked
+from wavtrain.run_directory import ARGUMENTS, write_arguments
+from wavtrain.run_options import OF_THE_MACHINE
 
 STAGE = ".pushed.part"
+SHARED = "shared"  # a folder for what a user is to push in place of a file of the run
 GRACE = 5.0  # seconds that an upload still has when the run is told to stop
 
 logger = logging.getLogger(__name__)
@@ -116,11 +122,18 @@ class Publication:
 
     def _fill(self, folder: str) -> None:
         """A snapshot: files that are renamed into their place are linked, what grows or may be edited is copied."""
-        for name in self._pushed_names():
+        for name in set(self._pushed_names()) - {ARGUMENTS}:
             keep = linked if name.endswith(".safetensors") else shutil.copyfile
             keep(os.path.join(self.options.output_dir, name), os.path.join(folder, name))
+        self._share_arguments(folder)
         if self.with_checkpoint and self._now.checkpoint:
             shutil.copytree(self._now.checkpoint, os.path.join(folder, LAST_CHECKPOINT), copy_function=linked)
+
+    def _share_arguments(self, folder: str) -> None:
+        """What others can run, who have another machine and no right to push here."""
+        with open(os.path.join(self.options.output_dir, ARGUMENTS), encoding="utf-8") as file:
+            arguments = yaml.safe_load(file)
+        write_arguments(folder, {name: value for name, value in arguments.items() if name not in OF_THE_MACHINE})
 
     def _pushed_names(self, pattern: str = "*") -> list[str]:
         names = (entry.name for entry in os.scandir(self.options.output_dir) if entry.is_file())
@@ -130,10 +143,15 @@ class Publication:
     def _tell_what_is_missing(self, fault: str) -> None:
         folder = self.options.output_dir
         private = ["--private"] if self.options.hub_private_repo else []
-        names = [f"--include={name}" for name in PUSHED] + [f"--exclude={name}" for name in ("*/*", *NOT_PUSHED)]
-        command = shlex.join(["hf", "upload", self.repository.name, folder, ".", *private, *names])
+        names = [f"--include={name}" for name in PUSHED] + [f"--exclude={name}" for name in ("*/*", *NOT_PUSHED, ARGUMENTS)]
+        parts, shared = [[folder, ".", *private, *names]], os.path.join(folder, SHARED)
+        with contextlib.suppress(OSError):  # of a disk that is full: then without them
+            os.makedirs(shared, exist_ok=True)
+            self._share_arguments(shared)
+            parts.append([os.path.join(shared, ARGUMENTS), ARGUMENTS])
         if self.with_checkpoint and self._now.checkpoint:
-            command += " && " + shlex.join(["hf", "upload", self.repository.name, self._now.checkpoint, LAST_CHECKPOINT])
+            parts.append([self._now.checkpoint, LAST_CHECKPOINT])
+        command = " && ".join(shlex.join(["hf", "upload", self.repository.name, *part]) for part in parts)
         logger.warning("%s is not on the Hub (%s: %s); it is in %s, and this pushes it:\n  %s", self._now,
                        self.repository.name, fault, folder, command)
 

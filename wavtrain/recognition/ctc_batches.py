@@ -87,7 +87,7 @@ class CtcBatches(PlannedClips):
         fastest = np.floor(num_samples / max(settings.speeds)).astype(np.int64)
         is_too_long = slowest > (settings.budget.max_samples or np.inf) if settings.is_training else None
         self.survey: Survey = survey(clips, settings.rules, settings.vocabulary, settings.frames_of(fastest), is_too_long)
-        usable, clips = self.survey.usable, clips.select_columns(["utterance_id", "audio", "num_samples", "text"])
+        usable, clips = self.survey.usable, clips.select_columns(["utterance_id", "audio", "num_samples", "text", "speaker"])
         super().__init__(clips if len(usable) == len(clips) else clips.select(usable), slowest[usable], settings.seed,
                          settings.budget)
         self.settings, self.slowest = settings, min(settings.speeds)

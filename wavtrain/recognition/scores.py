@@ -49,6 +49,7 @@ def score(utterances: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
         "wer_95_percent_interval": wer_interval,
         "cer_95_percent_interval": cer_interval,
         "interval_over": "speakers" if is_by_speaker else "utterances",
+        "interval_resamples": NUM_RESAMPLES,
         "sentence_error_rate": sum(edits.errors > 0 for edits in words) / len(words),
         "num_utterances": len(utterances),
         "words": {**of_all._asdict(), "reference": of_all.length},
@@ -160,6 +161,18 @@ def score_table(folders: Sequence[str]) -> str:
     aligned = [[cell.ljust(width) if place < 2 else cell.rjust(width)
                 for place, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]
     return "\n".join("  ".join(row).rstrip() for row in aligned)
+
+
+def how_decoded(decoding: dict[str, Any]) -> str:
+    """In a few words, for tables."""
+    if decoding["decoder"] == "greedy":
+        return "greedy"
+    parts = [f"beam {decoding['beam_size']}"]
+    if decoding["lm_path"]:
+        parts.append(f"{decoding['lm_path']} (weight {decoding['lm_weight']:g}, word {decoding['word_score']:g})")
+    if decoding["rescoring_lm"]:
+        parts.append(f"{decoding['rescoring_lm']} (weight {decoding['rescoring_weight']:g})")
+    return ", ".join(parts)
 
 
 def _read_scores(folder: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+from transformers.utils import cached_file
 
 from wavtrain import InputError
 from wavtrain.durable_files import write_json
@@ -137,10 +138,11 @@ def save_tokenizer(
     write_json(os.path.join(folder, "tokenizer_config.json"), config, indent=1)
 
 
-def read_text_rules(folder: str) -> TextRules | None:
-    """The rules that a model's transcripts followed, where it came with them."""
-    path = os.path.join(folder, RULES_FILE)
-    if not os.path.exists(path):
+def read_text_rules(model: str, cache_dir: str | None = None) -> TextRules | None:
+    """The rules that a model's transcripts followed, where it came with them: a folder or a Hub id."""
+    path = cached_file(model, RULES_FILE, cache_dir=cache_dir, _raise_exceptions_for_missing_entries=False,
+                       _raise_exceptions_for_connection_errors=False)
+    if path is None:
         return None
     try:
         return TextRules(**load_json(path))

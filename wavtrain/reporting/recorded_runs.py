@@ -56,7 +56,7 @@ def read_run(output_dir: str, name: str) -> Run:
     for phase in list(rows):
         parts.setdefault(phase, []).append(_numbers(rows[phase], path))
     phases = {phase: np.concatenate(part) for phase, part in parts.items()}
-    return Run(name, phases, _references(_facts(output_dir)))
+    return Run(name, phases, references(_facts(output_dir)))
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -119,7 +119,7 @@ def _facts(output_dir: str) -> dict[str, Any]:
     return facts
 
 
-def _references(facts: dict[str, Any]) -> dict[str, float]:
+def references(facts: dict[str, Any]) -> dict[str, float]:
     """What guessing gives, and the size of the codebook."""
     negatives = sum(facts.get(name) or 0 for name in ("num_negatives", "cross_sample_negatives", "codebook_negatives"))
     size = facts.get("num_codevector_groups", 0) * facts.get("num_codevectors_per_group", 0)

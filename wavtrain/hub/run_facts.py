@@ -1,0 +1,112 @@
+"""run.json of a run: what it hears, what it began from, how it was launched; what its other files do not say."""
+
+import os
+import re
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import datasets
+from huggingface_hub import hf_hub_download, metadata_load
+
+from wavtrain import InputError, __version__
+from wavtrain.durable_files import read_json, write_json
+from wavtrain.hub.named_speech import named_speech, speech_text, without_path
+from wavtrain.hub.repository import OF_THE_HUB, is_hub_id
+from wavtrain.speech.prepared_directory import PreparedSpeech
+from wavtrain.speech.waveforms import SAMPLING_RATE
+
+FACTS = "run.json"
+PACKAGES = ("torch", "transformers", "accelerate", "datasets")
+HUB_DATASET = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+MOST_ORIGINS = 9  # a chain of models that each went on from the last
+
+
+def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSpeech, heard: dict[str, datasets.Dataset],
+                checkpoint: str | None, launched: dict[str, Any]) -> None:
+    """At the start of a run, which hears these clips, or as it goes on from a checkpoint."""
+    report, resumed = prepared.report, _read(_run_of(checkpoint)) if checkpoint else {}
+    base = arguments.get("init_from") if "init_from" in arguments else arguments.get("model_name_or_path")
+    parts = {part: {**named_speech(report, part), **_counts(clips), "num_prepared": report["splits"][part]["clips"]}
+             for part, clips in heard.items()}
+    corpora = [each for part in parts.values() for each in part["corpora"]]
+    of_origin = {"base_model": base if base and is_hub_id(base) else None,
+                 "origins": _origins(base, arguments.get("cache_dir")) if base else []}
+    if "origins" in resumed:  # whatever its flags name now, it began where it began
+        of_origin = {name: resumed[name] for name in of_origin}
+    scores = _read(output_dir).get("scores")
+    write_json(os.path.join(output_dir, FACTS), {
+        "parts": parts, "rejected": report["rejected"],
+        "languages": sorted(filter(None, prepared.load("train").unique("language"))),
+        "hub_datasets": sorted({each["name"] for each in corpora if each["is_on_hub"]}), **of_origin, **launched,
+        "versions": {"wavtrain": __version__, **{name: version(name) for name in PACKAGES},
+                     "python": ".".join(map(str, sys.version_info[:3]))},
+        "repository": None, "scores": scores if isinstance(scores, list) else []}, indent=1)
+
+
+def read_facts(output_dir: str) -> dict[str, Any]:
+    """Of a run that is there."""
+    facts = _read(output_dir)
+    if not facts or not os.path.isfile(os.path.join(output_dir, "arguments.yaml")):
+        raise InputError(f"{output_dir}: has no {FACTS} and arguments.yaml, so it is no --output_dir of a training script")
+    if "parts" not in facts:
+        raise InputError(f"{output_dir}: its {FACTS} is of an older version: the run's command with --resume_from_checkpoint "
+                         "latest writes it anew")
+    return facts
+
+
+def _read(folder: str) -> dict[str, Any]:
+    try:
+        facts = read_json(os.path.join(folder, FACTS))
+    except (OSError, ValueError):  # damaged: it is written anew
+        facts = None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _run_of(model: str) -> str:
+    """The output directory that a checkpoint lies in; other folders as they are."""
+    parent = os.path.dirname(os.path.abspath(model))
+    return os.path.dirname(parent) if os.path.basename(parent) == "checkpoints" else model
+
+
+def _counts(clips: datasets.Dataset) -> dict[str, Any]:
+    speakers = clips.select_columns(["speaker"]).unique("speaker")
+    samples = clips.select_columns(["num_samples"]).with_format("numpy")[:]["num_samples"]
+    return {"clips": len(clips), "hours": round(float(samples.sum()) / SAMPLING_RATE / 3600, 6),
+            "num_speakers": len(set(speakers) - {None}), "has_unknown_speakers": None in speakers}
+
+
+def _origins(base: str, cache_dir: str | None) -> list[dict[str, Any]]:
+    """The model that a run begins from and those before it, the nearest first: on what each was trained, as far as it tells."""
+    origin = {"name": without_path(_run_of(base)), "speech": None, "hours": None, "hub_datasets": [], "is_told_by": None}
+    try:
+        if path := _file_of(base, FACTS, cache_dir):
+            facts = read_json(path)
+            train = facts["parts"]["train"]
+            told = {"speech": speech_text(train), "hours": float(train["hours"]), "hub_datasets": facts["hub_datasets"],
+                    "is_told_by": FACTS}
+            return [{**origin, **told}, *({name: each[name] for name in origin} for each in facts["origins"][:MOST_ORIGINS])]
+    except (LookupError, TypeError, ValueError):  # one of an older version, or of somebody else
+        pass
+    if path := _file_of(base, "README.md", cache_dir):
+        named = _datasets_of_card(path)
+        return [{**origin, "speech": ", ".join(named), "hub_datasets": named, "is_told_by": "its card"}] if named else [origin]
+    return [origin]
+
+
+def _datasets_of_card(path: str) -> list[str]:
+    try:
+        named = (metadata_load(path) or {}).get("datasets") or []
+    except (OSError, ValueError):
+        return []
+    return [str(each) for each in ([named] if isinstance(named, str) else named) if HUB_DATASET.fullmatch(str(each))]
+
+
+def _file_of(model: str, name: str, cache_dir: str | None) -> str | None:
+    if os.path.exists(model):
+        path = os.path.join(_run_of(model), name)
+        return path if os.path.isfile(path) else None
+    try:
+        return hf_hub_download(model, name, cache_dir=cache_dir)
+    except OF_THE_HUB:  # it has none, or cannot be asked now
+        return None
