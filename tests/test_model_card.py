@@ -200,7 +200,7 @@ def facts_of(prepared, folder, arguments, checkpoint=None, **report):
 
 def test_datasets_are_those_of_the_hub(runs, tmp_path):
     def facts(corpus, num_bytes, name):
-        sources = [{"corpus": corpus, "bytes": num_bytes}]
+        sources = [{"corpus": corpus, "bytes": num_bytes, "split": "train", "fingerprint": "0"}]
         return facts_of(prepared, tmp_path, {"model_name_or_path": name}, sources=sources, asked_for={"dataset_name": [name]})
 
     prepared = open_prepared(str(runs / "prepared"))

@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import xxhash
+
 from wavtrain.hub.repository import is_hub_id, name_of
 from wavtrain.speech.rows import corpus_name
 from wavtrain.speech.tables import ENDINGS
@@ -11,11 +13,10 @@ from wavtrain.speech.tables import ENDINGS
 def named_speech(report: dict[str, Any], part: str) -> dict[str, Any]:
     """The corpora of a part of prepared speech, each with its configuration and split; `report` is preparation.json."""
     asked, percentage = report.get("asked_for", {}), report["arguments"]["validation_split_percentage"]
-    splits = asked.get("dataset_split_names")
-    if part == "validation" and not percentage:
-        splits = asked.get("validation_split_names")
-    names = asked.get("dataset_name") or sorted({source["corpus"] for source in report["sources"]})
-    of_datasets = {source["corpus"] for source in report["sources"] if source["bytes"] is None}
+    source = "validation" if part == "validation" and not percentage else "train"  # a share is held out of what is trained on
+    splits = asked.get("validation_split_names" if source == "validation" else "dataset_split_names")
+    names = asked.get("dataset_name") or sorted({each["corpus"] for each in report["sources"]})
+    of_datasets = {each["corpus"] for each in report["sources"] if each["bytes"] is None}
     lists = [names, asked.get("dataset_config_names") or [None], splits or [None]]
     length = max(map(len, lists))
     rows = dict.fromkeys(zip(*(list(values) * (length // len(values)) for values in lists), strict=True))
@@ -23,7 +24,8 @@ def named_speech(report: dict[str, Any], part: str) -> dict[str, Any]:
     if percentage and "validation" in report["splits"]:
         share = f"{'the' if part == 'validation' else 'all but the'} {percentage:g} % held out"
     corpora = [{**_named(name, of_datasets), "config": config, "split": split} for name, config, split in rows]
-    return {"corpora": corpora, "share": share, "fingerprint": report["fingerprint"]}
+    told = "".join(each["fingerprint"] for each in report["sources"] if each["split"] == source)
+    return {"corpora": corpora, "share": share, "fingerprint": xxhash.xxh3_128_hexdigest(told.encode())}
 
 
 def _named(name: str, of_datasets: set[str]) -> dict[str, Any]:
