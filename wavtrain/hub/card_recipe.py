@@ -37,7 +37,7 @@ def recipe_lines(arguments: dict[str, Any], facts: dict[str, Any], config: dict[
                f"{command} --resume_from_checkpoint {facts['repository']}"]
     return [*_done(facts, last), *table(("flag", "value") * COLUMNS, rows), "",
             "The command, with the arguments.yaml beside this card, which names corpora and models as its author did:", "",
-            command, *(goes_on if facts["repository"] and arguments["hub_strategy"] == "checkpoint" else []), "",
+            command, *(goes_on if facts["repository"] and arguments.get("hub_strategy") == "checkpoint" else []), "",
             f"Made with {', '.join(f'{name} {shown(number)}' for name, number in facts['versions'].items())}."]
 
 
@@ -47,8 +47,7 @@ def _done(facts: dict[str, Any], last: dict[str, Any] | None) -> list[str]:
         return []
     of_all = "" if last["step"] == facts["total_steps"] else f" of {facts['total_steps']:,}"
     an_update = 3600 * last["audio_hours"] / last["step"]
-    return [f"{last['step']:,}{of_all} updates, {hours(an_update)} seconds of speech in each on average, on "
-            f"{facts['num_processes']:,} process{'es' * (facts['num_processes'] > 1)}.", ""]
+    return [f"{last['step']:,}{of_all} updates, {hours(an_update)} seconds of speech in each on average.", ""]
 
 
 def _word(value: Any) -> str:

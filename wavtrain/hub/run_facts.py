@@ -1,5 +1,8 @@
 """run.json of a run: what it hears, what it began from, how it was launched; what its other files do not say."""
 
+import json
+import logging
+import math
 import os
 import re
 import sys
@@ -11,6 +14,7 @@ from huggingface_hub import hf_hub_download, metadata_load
 
 from wavtrain import InputError, __version__
 from wavtrain.durable_files import read_json, write_json
+from wavtrain.hub.card_text import CARD
 from wavtrain.hub.named_speech import named_speech, speech_text, without_path
 from wavtrain.hub.repository import OF_THE_HUB, is_hub_id
 from wavtrain.speech.prepared_directory import PreparedSpeech
@@ -20,6 +24,7 @@ FACTS = "run.json"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets")
 HUB_DATASET = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 MOST_ORIGINS = 9  # a chain of models that each went on from the last
+logger = logging.getLogger(__name__)
 
 
 def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSpeech, heard: dict[str, datasets.Dataset],
@@ -58,6 +63,7 @@ def read_facts(output_dir: str) -> dict[str, Any]:
 def _read(folder: str) -> dict[str, Any]:
     try:
         facts = read_json(os.path.join(folder, FACTS))
+        json.dumps(facts, allow_nan=False)  # as it is written again
     except (OSError, ValueError):  # damaged: it is written anew
         facts = None
     return facts if isinstance(facts, dict) else {}
@@ -79,27 +85,35 @@ def _counts(clips: datasets.Dataset) -> dict[str, Any]:
 def _origins(base: str, cache_dir: str | None) -> list[dict[str, Any]]:
     """The model that a run begins from and those before it, the nearest first: on what each was trained, as far as it tells."""
     origin = {"name": without_path(_run_of(base)), "speech": None, "hours": None, "hub_datasets": [], "is_told_by": None}
-    try:
-        if path := _file_of(base, FACTS, cache_dir):
-            facts = read_json(path)
-            train = facts["parts"]["train"]
-            told = {"speech": speech_text(train), "hours": float(train["hours"]), "hub_datasets": facts["hub_datasets"],
-                    "is_told_by": FACTS}
-            return [{**origin, **told}, *({name: each[name] for name in origin} for each in facts["origins"][:MOST_ORIGINS])]
-    except (LookupError, TypeError, ValueError):  # one of an older version, or of somebody else
-        pass
-    if path := _file_of(base, "README.md", cache_dir):
-        named = _datasets_of_card(path)
-        return [{**origin, "speech": ", ".join(named), "hub_datasets": named, "is_told_by": "its card"}] if named else [origin]
+    for name, read in ((FACTS, _told_by_facts), (CARD, _told_by_card)):
+        try:
+            if (path := _file_of(base, name, cache_dir)) and (told := read(path, origin)):
+                return told
+        except Exception as error:  # whatever others have put there, a run does not end for what its card is to say
+            logger.warning("note: %s: its %s does not say what it was trained on (%s)", base, name, type(error).__name__)
     return [origin]
 
 
-def _datasets_of_card(path: str) -> list[str]:
-    try:
-        named = (metadata_load(path) or {}).get("datasets") or []
-    except (OSError, ValueError):
-        return []
-    return [str(each) for each in ([named] if isinstance(named, str) else named) if HUB_DATASET.fullmatch(str(each))]
+def _told_by_facts(path: str, origin: dict[str, Any]) -> list[dict[str, Any]]:
+    facts = read_json(path)
+    train = facts["parts"]["train"]
+    own = {**origin, "speech": speech_text(train), "hours": train["hours"], "hub_datasets": facts["hub_datasets"],
+           "is_told_by": FACTS}
+    return [_checked(each) for each in (own, *facts["origins"][:MOST_ORIGINS])]
+
+
+def _told_by_card(path: str, origin: dict[str, Any]) -> list[dict[str, Any]]:
+    named = (metadata_load(path) or {}).get("datasets") or []
+    named = [named] if isinstance(named, str) else named
+    return [_checked({**origin, "speech": ", ".join(named), "hub_datasets": named, "is_told_by": "its card"})] if named else []
+
+
+def _checked(origin: dict[str, Any]) -> dict[str, Any]:
+    """Texts of a sensible length, a number, names that the Hub takes."""
+    texts = {name: origin[name] and str(origin[name])[:300] for name in ("name", "speech", "is_told_by")}
+    size = float(origin["hours"] or 0)
+    named = [str(each) for each in origin["hub_datasets"] if HUB_DATASET.fullmatch(str(each))]
+    return {**texts, "hours": size if 0 < size < math.inf else None, "hub_datasets": named[:100]}
 
 
 def _file_of(model: str, name: str, cache_dir: str | None) -> str | None:
