@@ -46,7 +46,7 @@ def dataset(samples, texts, damage=None):
         soundfile.write(file, sound(length / 16_000, number), 16_000, format="FLAC")
         contents.append({"bytes": file.getvalue() if number != damage else file.getvalue()[:100]})
     return datasets.Dataset.from_dict({"utterance_id": [f"clip{number}" for number in range(len(samples))], "audio": contents,
-                                       "num_samples": list(samples), "text": list(texts)})
+                                       "num_samples": list(samples), "text": list(texts), "speaker": [None] * len(samples)})
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ def test_any_number_of_loader_workers_gives_the_same_updates(clips):
 def test_a_damaged_clip_is_named_in_one_line(clips, num_workers, damage):
     contents = [audio["bytes"] for audio in clips["audio"]]
     contents[2] = damage(contents[2])
-    columns = {"utterance_id": clips["utterance_id"], "num_samples": clips["num_samples"]}
+    columns = {name: clips[name] for name in ("utterance_id", "num_samples", "speaker")}
     damaged = datasets.Dataset.from_dict({**columns, "audio": [{"bytes": content} for content in contents]})
     with pytest.raises(InputError, match=r"the prepared clip 002.flac is damaged .* --overwrite_cache") as caught:
         list(loaded(SpeechBatches(damaged, CROP), places_of_three_updates(), num_workers, CPU))

@@ -41,7 +41,7 @@ def parse_card_arguments(words: Sequence[str] | None, manual: str) -> argparse.N
     parser.add_argument("scores", nargs="*", default=[], metavar="SCORES", help="--output_dir of run_ctc_decoding.py, "
                         "which decoded with this run's model; it is added to those that the card has already")
     parser.add_argument("--forget_scores", action="store_true", help="those that the card has already")
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 class _Parser(argparse.ArgumentParser):
