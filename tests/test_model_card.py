@@ -187,7 +187,8 @@ def test_scores_on_the_same_speech_take_the_place_of_older_ones(runs, tmp_path):
 def test_the_command_says_how_a_card_gets_to_its_repository(runs, tmp_path):
     run = shutil.copytree(runs / "recogniser", tmp_path / "run")
     model_card.write_model_card(str(run), "me/mine")
-    assert model_card.main([str(run)]).endswith(f"hf upload me/mine {run}/README.md README.md")
+    assert model_card.main([str(run)]).endswith(
+        f"hf upload me/mine {run} . --include=README.md --include=run.json")
 
 
 def facts_of(prepared, folder, arguments, checkpoint=None, **report):

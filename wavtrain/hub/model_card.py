@@ -19,7 +19,7 @@ from wavtrain import InputError
 from wavtrain.arguments import run_as_script
 from wavtrain.durable_files import read_json, read_json_lines, write_json
 from wavtrain.hub.card_recipe import recipe_lines
-from wavtrain.hub.card_text import hours, languages_for_the_hub, printable, shown, signed, table, write_card
+from wavtrain.hub.card_text import CARD, hours, languages_for_the_hub, printable, shown, signed, table, write_card
 from wavtrain.hub.hub_flags import parse_card_arguments
 from wavtrain.hub.model_scores import (
     ASR,
@@ -176,13 +176,14 @@ def main(words: Sequence[str] | None = None) -> str:
     for folder in given.scores:
         facts["scores"] = with_score(facts["scores"], read_scores(folder))
     facts = _with_own_scores(given.run, facts)
-    card = f"{given.run}/README.md"
+    card = os.path.join(given.run, CARD)
     if not write_card(given.run, model_card(given.run, facts)):
         raise InputError(f"{card} was edited by hand and is left as it is: remove it to have it written again")
     write_json(os.path.join(given.run, FACTS), facts, indent=1)
     if facts["repository"] is None:
         return card
-    return f"{card}; on the Hub with\n  {shlex.join(['hf', 'upload', facts['repository'], card, 'README.md'])}"
+    both = [f"--include={name}" for name in (CARD, FACTS)]  # a run that is resumed from there writes the card anew
+    return f"{card}; on the Hub with\n  {shlex.join(['hf', 'upload', facts['repository'], given.run, '.', *both])}"
 
 
 if __name__ == "__main__":
