@@ -271,7 +271,7 @@ def test_a_study_is_of_one_config_and_one_space(tmp_path):
         study_in(tmp_path, space={**SPACE, "num_warmup_steps": Range(0, 8, step=2)})
     with pytest.raises(InputError, match="--storage: cannot be opened"):
         Study(str(tmp_path), "nothing://nowhere", "sweep", SPACE, ACCURACY, {}, Judges())
-    with pytest.raises(InputError, match="--storage: cannot be opened.*No module named 'pg8000'"):
+    with pytest.raises(InputError, match=r"--storage: cannot be opened.*No module named 'pg8000'"):
         Study(str(tmp_path), "postgresql+pg8000://nowhere/sweeps", "sweep", SPACE, ACCURACY, {}, Judges())
 
 

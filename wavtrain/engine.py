@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, patch_environment
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -131,6 +132,17 @@ def save_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.opti
 
 def load_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> None:
     """What save_state wrote, with this or another engine. Every process calls this."""
+    try:
+        _load(accelerator, model, optimizer, folder)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, KeyError, EOFError, FileNotFoundError, UnpicklingError, SafetensorError,
+            TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"--resume_from_checkpoint {folder}: is damaged or of another model "
+                         f"({' '.join(str(error).split())[:200]}): resume from another checkpoint") from error
+
+
+def _load(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, folder: str) -> None:
     if not isinstance(model, FSDPModule) and not is_zero(model):
         accelerator.load_state(folder)
         return

@@ -69,6 +69,12 @@ class PlannedRun:
         return {part: speech.clips for part, speech in (("train", self.speech), ("validation", self.held_out))
                 if speech is not None}
 
+    @property
+    def launched(self) -> dict[str, Any]:
+        """What its arguments do not say."""
+        return {"num_processes": self.accelerator.num_processes, "mixed_precision": self.accelerator.mixed_precision,
+                "total_steps": self.total_steps}
+
     def updates(self, num_workers: int | None, **first: int) -> Iterator[list[Any]]:
         """This process's micro-batches of one update after the other, from a place on to the end."""
         places = TrainingPlaces(self.speech.plan, self.per_update, share_of(self.accelerator), self.total_steps, **first)

@@ -7,12 +7,10 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -49,7 +47,7 @@ class TrainingRun:
     def begin(self, total_steps: int, **counters: Any) -> dict[str, Any]:
         """What is done already: nothing (and `counters` of the script as they begin), or all up to the checkpoint that is
         loaded here."""
-        options, nothing, self._total_steps = self.options, {**NOTHING_DONE, **counters}, total_steps
+        options, ahead, self._total_steps, nothing = self.options, self.ahead, total_steps, {**NOTHING_DONE, **counters}
         self.publication = NoPublication()
         with ExitStack() as kept:  # from other runs: the output directory
             is_fetched = found_by_main(self.accelerator, lambda: self._opened(kept))
@@ -65,9 +63,7 @@ class TrainingRun:
             self.publication.has_model = any(done[name] != counters[name] for name in counters)  # as where a best one was found
             if self.is_main:
                 run_directory.write_arguments(options.output_dir, self.arguments)
-                launched = {"num_processes": self.accelerator.num_processes, "total_steps": total_steps,
-                            "mixed_precision": self.accelerator.mixed_precision}
-                write_facts(options.output_dir, self.arguments, self.ahead.prepared, self.ahead.heard, checkpoint, launched)
+                write_facts(options.output_dir, self.arguments, ahead.prepared, ahead.heard, checkpoint, ahead.launched)
             self._tracking = Tracking(self.accelerator, options, total_steps, done["step"], self.arguments)
             self.show = self._tracking.show
             self._kept = kept.pop_all()
@@ -100,14 +96,7 @@ class TrainingRun:
                              "for: --max_train_steps or --num_train_epochs can ask for more")
         if done["step"] == total_steps and self.is_main:  # it may have been killed before the model was written
             print(f"{checkpoint}: all {total_steps} updates are done; the model is written again")
-        try:
-            load_state(self.accelerator, self.model, self.optimizer, checkpoint)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, KeyError, EOFError, FileNotFoundError, UnpicklingError, SafetensorError,
-                TypeError, AttributeError, IndexError) as error:
-            raise InputError(f"--resume_from_checkpoint {checkpoint}: is damaged or of another model "
-                             f"({' '.join(str(error).split())[:200]}): resume from another checkpoint") from error
+        load_state(self.accelerator, self.model, self.optimizer, checkpoint)
         return done
 
     def _opened(self, kept: ExitStack) -> bool:
