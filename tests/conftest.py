@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a shell: what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["OMP_NUM_THREADS"] = "1"  # of this process and those that it starts: models are tiny, and sums have one order
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a network
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
@@ -38,6 +39,14 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def quick_runs():
+    """Runs in this process draw an empty picture: drawing is most of the time of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wavtrain.training_run.draw_curves", lambda folder: Path(folder, "training_curves.png").touch())
+        yield
 
 
 def sound(seconds: float, seed: int = 0, rate: int = 16_000, channels: int = 1) -> np.ndarray:

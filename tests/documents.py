@@ -5,12 +5,9 @@ A line `# needs ...` (the Hub, GPUs, minutes, ...) marks the command it ends, or
 
 import ast
 import importlib
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,9 +156,7 @@ def turn(command: Command) -> int:
 def run(command: Command, world: Path) -> None:
     """As its reader would, in the current folder, which is `world`; two processes are two."""
     if command.module:
-        done = subprocess.run([sys.executable, "-m", command.module, *command.argv], capture_output=True, text=True,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})
-        assert done.returncode == 0, done.stderr[-300:]
+        importlib.import_module(command.module).main(command.argv)
         return
     name = command.script.removesuffix(".py")
     argv = [word.replace("/data/", f"{world}/data/") for word in command.argv] + LITTLE.get(name, "").split()

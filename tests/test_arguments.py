@@ -98,11 +98,11 @@ def test_numbers_beyond_all_sense(flag, value, message):
     assert f"--{flag}" in str(caught.value)
 
 
-@pytest.mark.parametrize("script", ["run_preprocessing.py", "run_wav2vec2_pretraining_no_trainer.py"])
-def test_usage_errors_are_one_line_and_code_2(script, tmp_path):
-    result = subprocess.run([sys.executable, script, "--dataset_name", f"{tmp_path}/a\x1b[31m\nb", "--output_dir", "x",
-                             "--preprocessing_only"][: 6 if script == "run_preprocessing.py" else None],
-                            capture_output=True, text=True, cwd=ROOT)
+@pytest.mark.parametrize(("script", "name"), [("run_preprocessing.py", "dataset_name"),
+                                              ("run_ctc_decoding.py", "model_name_or_path")])
+def test_usage_errors_are_one_line_and_code_2(script, name, tmp_path):
+    command = [sys.executable, script, "--dataset_name", str(tmp_path), "--output_dir", f"{tmp_path}/out"]
+    result = subprocess.run([*command, f"--{name}", f"{tmp_path}/a\x1b[31m\nb"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "\x1b" not in result.stderr

@@ -23,6 +23,7 @@ from torch.distributed.run import get_args_parser
 
 import run_preprocessing
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 COMMANDS = documents.commands()
 TO_RUN = sorted({command.text: command for command in COMMANDS if not command.needs}.values(), key=documents.turn)
 OF_SLURM = {"wrap", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "requeue", "signal"}
@@ -58,7 +59,8 @@ def test_every_command_is_known(command):
         assert command.needs
         assert all((ROOT / word).is_file() for word in command.words if word.endswith(".txt"))
     elif command.module:
-        assert importlib.util.find_spec(command.module)
+        source = Path(importlib.util.find_spec(command.module).origin).read_text(encoding="utf-8")
+        assert re.search(r'\nif __name__ == "__main__":\n    run_as_script\(lambda: .*main\(sys.argv\[1:\]\)\)?\)\n$', source)
     elif command.script:
         documents.check_launcher(command)
         if command.script.startswith("benchmarks/"):

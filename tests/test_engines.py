@@ -17,7 +17,6 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import patch_environment
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from conftest import ROOT, write_model
-from matplotlib.figure import Figure
 from test_run_ctc_finetuning import prepare
 from torch.distributed.fsdp import FSDPModule
 from training_runs import (
@@ -45,6 +44,7 @@ from wavtrain.models.contrastive import ObjectiveSettings
 from wavtrain.optimizers import OptimizerOptions, adamw
 from wavtrain.zero import refusals_of_zero
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 LIKE_ZERO_2 = {"FSDP_RESHARD_AFTER_FORWARD": "false"}
 BY_DEEPSPEED = {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_USE_DEEPSPEED": "true",
@@ -56,16 +56,6 @@ CONFIGS = sorted((ROOT / "configs" / "accelerate").iterdir())
 OPTIONS = OptimizerOptions(0.1, 0.01, True, 0.9, 0.98, 1e-6)
 NOT_ASKED = ("OFFLOAD_PARAMS", "ACTIVATION_CHECKPOINTING", "CPU_RAM_EFFICIENT_LOADING")
 LAST = ("checkpoints/step_00000003",)
-
-
-@pytest.fixture(autouse=True)
-def _as_in_processes(monkeypatch):
-    """One thread, and no picture."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: open(path, "wb").close())
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +82,26 @@ def ended_well(script, argv, num_processes, **variables):
     assert codes(start(script, argv, num_processes, **environment)) == [0] * num_processes
 
 
-def goes_on(script, begun, output_dir, num_processes, command, environment=(), **flags):
-    """After the first checkpoint, with the other engine or the same."""
+def goes_on(script, begun, output_dir, num_processes, command, environment=(), done=1, **flags):
+    """After the first checkpoint or a later one, with the other engine or the same."""
     shutil.copytree(begun, output_dir)
-    for step in steps_saved(output_dir)[1:]:
+    for step in steps_saved(output_dir)[done:]:
         shutil.rmtree(checkpoint(output_dir, step))
     argv = command(script, output_dir, gradient_accumulation_steps=4 // num_processes, resume_from_checkpoint="latest", **flags)
     ended_well(script, argv, num_processes, **dict(environment))
 
 
-def test_sharded_pretraining_is_that_of_one_process(command, tmp_path):
+@pytest.fixture(scope="module")
+def one(command, tmp_path_factory):
+    """The pretraining of one process."""
+    output_dir = tmp_path_factory.mktemp("one") / "run"
+    pretraining.main(command(pretraining, output_dir, gradient_accumulation_steps=4))
+    return output_dir
+
+
+def test_sharded_pretraining_is_that_of_one_process(command, one, tmp_path):
     """Gradient scale, accumulation, clipping, layerdrop, validation; to the bit if the same engine goes on."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    pretraining.main(command(pretraining, one, gradient_accumulation_steps=4))
+    two = tmp_path / "two"
     ended_well(pretraining, command(pretraining, two, gradient_accumulation_steps=2), 2)
     assert_close_run(two, one, (".", *LAST))
     assert max(column(one, "gradient_norm")) > OF_A_RUN["max_grad_norm"], "nothing was clipped"
@@ -113,18 +110,14 @@ def test_sharded_pretraining_is_that_of_one_process(command, tmp_path):
     assert {path.name for path in checkpoint(one, 3).iterdir()} - whole == {"random_states_0.pkl"}
     goes_on(pretraining, two, tmp_path / "again", 2, command)
     assert_same_run(tmp_path / "again", two, (".", *LAST))
-    goes_on(pretraining, one, tmp_path / "other", 2, command)
-    assert_close_run(tmp_path / "other", one, (".", *LAST))
 
 
-def test_sharded_like_zero_2_it_is_that_of_one_process(command, tmp_path):
-    """Weights stay whole from forward to backward; resumed it is the same to the bit."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    pretraining.main(command(pretraining, one, gradient_accumulation_steps=4))
-    ended_well(pretraining, command(pretraining, two, gradient_accumulation_steps=2), 2, **LIKE_ZERO_2)
-    assert_close_run(two, one, (".", *LAST))
-    goes_on(pretraining, two, tmp_path / "again", 2, command, LIKE_ZERO_2)
-    assert_same_run(tmp_path / "again", two, (".", *LAST))
+def test_sharded_like_zero_2_one_process_goes_on_as_two(command, one, tmp_path):
+    """Weights stay whole from forward to backward; resumed once more it is the same to the bit."""
+    goes_on(pretraining, one, tmp_path / "two", 2, command, LIKE_ZERO_2)
+    assert_close_run(tmp_path / "two", one, (".", *LAST))
+    goes_on(pretraining, tmp_path / "two", tmp_path / "again", 2, command, LIKE_ZERO_2, done=2)
+    assert_same_run(tmp_path / "again", tmp_path / "two", (".", *LAST))
 
 
 def test_sharded_fine_tuning_is_that_of_one_process(command, tmp_path):
@@ -169,7 +162,6 @@ def in_a_process(rank, port, task, folder, variables):
     """A task of one of two processes; what it returns is written down."""
     os.environ.update({**SHARDED, **variables}, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
     (folder / f"{rank}.json").write_text(json.dumps(task(rank, folder)))
 
 

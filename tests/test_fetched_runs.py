@@ -20,6 +20,7 @@ from wavtrain.checkpoint_files import damage
 from wavtrain.hub.fetched_runs import FETCHING, PART, SOURCE, fetch_run, fetching, wait_for_fetch
 from wavtrain.run_options import OF_THE_MACHINE
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 places = test_hub.places
 
 

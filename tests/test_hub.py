@@ -36,6 +36,7 @@ from wavtrain.hub import uploads
 from wavtrain.hub.repository import Repository, in_one_line
 from wavtrain.run_options import RunOptions
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 TOKEN, REPOSITORY = stand_in_hub.TOKEN, "someone/model"
 PUSH = {"push_to_hub": True, "hub_model_id": REPOSITORY, "hub_token": TOKEN}
 
@@ -287,17 +288,15 @@ def test_metadata_that_the_hub_refuses_keeps_no_model_from_it(places, hub, tmp_p
 # As a user
 
 
-def test_a_pushed_run_lies_in_the_repository_and_the_token_nowhere(places, hub, tmp_path):
+def test_a_pushed_run_lies_in_the_repository_and_the_token_nowhere(places, hub, tmp_path, capfd):
     stand_in_hub.trouble(hub, {"at": "/commit/", "status": 500, "times": 1})
-    words = flags(places, tmp_path / "run", **PUSH, hub_private_repo=True)
-    result = subprocess.run(list(map(str, [sys.executable, "run_wav2vec2_pretraining_no_trainer.py", *words])), cwd=ROOT,
-                            capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    pretraining.main(flags(places, tmp_path / "run", **PUSH, hub_private_repo=True))
+    said = capfd.readouterr()
     repository = hub / "models" / REPOSITORY
     assert digest(repository / "model.safetensors") == digest(tmp_path / "run" / "model.safetensors")
-    assert [line.partition(": ")[2] for line in result.stdout.splitlines()[-3:]] == [
+    assert [line.partition(": ")[2] for line in said.out.splitlines()[-3:]] == [
         "the model is there, training_curves.png shows how; run_ctc_finetuning.py goes on", "", "the model is there"]
-    assert TOKEN not in result.stdout + result.stderr
+    assert TOKEN not in said.out + said.err
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     AutoModelForPreTraining.from_pretrained(repository)
     with pytest.raises(huggingface_hub.errors.RepositoryNotFoundError):  # it is private

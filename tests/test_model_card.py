@@ -28,6 +28,7 @@ from wavtrain.hub.run_facts import read_facts, write_facts
 from wavtrain.run_options import CHANGES_NO_NUMBER, FREE_TO_CHANGE, OF_THE_MACHINE
 from wavtrain.speech.prepared_directory import open_prepared
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 HOSTILE = "<script>alert(1)</script> |`![x](http://x)` \x1b[31m\u202e ]\n---\nlicense: mit"
 PARTS = {"train": "corpus (all but the 30 % held out)", "validation": "corpus (the 30 % held out)"}
 SCRIPTS = {"pretrained": pretraining, "recogniser": run_ctc_finetuning}

@@ -12,7 +12,6 @@ import torch
 import yaml
 from accelerate import Accelerator
 from conftest import ROOT, sound, write_model
-from matplotlib.figure import Figure
 from training_runs import SMALL, assert_same_run, codes, start, words_of
 from transformers import AutoConfig
 
@@ -34,6 +33,7 @@ from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import build_vocabulary
 from wavtrain.schedules import Schedule, gumbel_temperature
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 HEALTHY = RunSettings(
     output_dir="runs/x", learning_rate=5e-4, weight_decay=0.01, adam_beta2=0.98, adam_epsilon=1e-6,
     gradient_accumulation_steps=8, max_train_steps=400_000, num_train_epochs=3, per_device_train_batch_size=None,
@@ -42,16 +42,6 @@ HEALTHY = RunSettings(
 LIBRISPEECH = BatchSizes(*(np.full(39_500, 87.5 * 16_000) for _ in range(4)))  # 960 h in micro-batches of BASE
 ANNEALING = Annealing(2.0, 0.5, 0.999)
 TEXTS = ["one two three", "four five six", "seven eight nine", "a bird sings", "the night falls", "we walk home"]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    """No drawing; one thread, as in the processes that are compared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: open(path, "wb").close())
-    yield
-    torch.set_num_threads(before)
 
 
 def about(checked):

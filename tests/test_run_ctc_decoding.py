@@ -4,8 +4,8 @@ import csv
 import json
 import os
 import re
+import runpy
 import signal
-import subprocess
 import sys
 
 import jiwer
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, sound
+from conftest import sound
 from test_rescoring import write_tokenizer
+from training_runs import codes, refusal, start, wait_until
 from transformers import (
     AutoModelForCTC,
     AutoProcessor,
@@ -35,13 +36,14 @@ import run_ctc_finetuning as finetuning
 import run_preprocessing as preprocessing
 from wavtrain import InputError
 from wavtrain.hub.model_scores import digest_of_weights
-from wavtrain.recognition import ngrams, recognisers
+from wavtrain.recognition import beam_decoding, ngrams, recognisers
 from wavtrain.recognition.transcripts import TextRules
 from wavtrain.recognition.vocabularies import build_vocabulary
 from wavtrain.run_directory import LOCK, held
 
 # A language of tones: each letter has its own, silence is the blank, so that a recogniser learns it in seconds.
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 WORDS = ("abba", "bad", "cab", "dada", "face", "fade")
 LETTERS = "|abcdef"
 RATE, TONE, GAP = 16_000, 1600, 960
@@ -139,12 +141,6 @@ def hypotheses(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text().splitlines()]
 
 
-def launched(argv: list[str], *before: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *before, "run_ctc_decoding.py", *argv], cwd=ROOT, capture_output=True, text=True,
-                          env=environment, timeout=120)
-
-
 # The same text as transformers
 
 PUBLISHED = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
@@ -220,10 +216,9 @@ def test_a_folder_is_one_run_s_at_a_time(recogniser, corpus, at_once, tmp_path):
 def test_two_processes_write_the_same_files(recogniser, corpus, arpa, tmp_path):
     """Five batches of eleven clips; tuned on what both have heard."""
     flags = ["--per_device_eval_batch_size", 2, "--validation_split_names", "validation", "--lm_path", arpa, "--tune", 2]
-    result = launched(command(recogniser, corpus, tmp_path / "two", *flags),
-                      "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("tuned on 12 utterances") == 1
+    two = start(decoding, command(recogniser, corpus, tmp_path / "two", *flags), 2, SAID=str(tmp_path / "said"))
+    assert codes(two) == [0, 0]
+    assert (tmp_path / "said").read_text().count("tuned on 12 utterances") == 1
     decoding.main(command(recogniser, corpus, tmp_path / "one", *flags))
     for name in ("hypotheses.jsonl", "scores.json", "hypothesis.trn", "reference.trn"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -428,14 +423,12 @@ def test_tuning_without_transcripts_is_refused(recogniser, corpus, arpa, tmp_pat
         decoding.main(argv)
 
 
-def test_without_flashlight_one_line_says_what_to_install(recogniser, corpus, arpa, tmp_path):
-    program = ("import runpy, sys; sys.modules['flashlight'] = None; sys.argv = sys.argv[1:]; "
-               "runpy.run_path('run_ctc_decoding.py', run_name='__main__')")
-    result = launched(command(recogniser, corpus, tmp_path / "out", "--lm_path", arpa), "-c", program)
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == (
-        "run_ctc_decoding.py: error: --decoder beam needs flashlight-text: pip install -r requirements-decoding.txt")
-    assert "prepared" not in result.stdout, "before the corpus is prepared"
+def test_without_flashlight_one_line_says_what_to_install(recogniser, corpus, arpa, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text", None)
+    monkeypatch.setattr(beam_decoding, "flashlight", runpy.run_path(beam_decoding.__file__)["flashlight"])
+    told = refusal(decoding, command(recogniser, corpus, tmp_path / "out", "--lm_path", arpa))
+    assert told == "--decoder beam needs flashlight-text: pip install -r requirements-decoding.txt"
+    assert "prepared" not in capsys.readouterr().out, "before the corpus is prepared"
 
 
 # Pseudo labels
@@ -589,13 +582,10 @@ def test_a_signal_ends_it_cleanly(number, code, recogniser, tmp_path):
     soundfile.write(tmp_path / "long.flac", sound(400.0), RATE)
     argv = command(recogniser, tmp_path / "long.flac", tmp_path / "out", "--window_in_seconds", 0.5, "--dataloader_num_workers",
                    1, "--window_overlap_in_seconds", 0.3, "--per_device_eval_batch_size", 1, split=None)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, "run_ctc_decoding.py", *argv], cwd=ROOT, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True, env=environment) as process:
-        while "1 clips" not in process.stdout.readline():
-            pass
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in errors
+    said = tmp_path / "said"
+    (process,) = start(decoding, argv, SAID=str(said))
+    wait_until(lambda: said.exists() and "1 clips" in said.read_text(), process)
+    os.kill(process.pid, number)
+    assert codes([process]) == [code]
+    assert "Traceback" not in said.read_text()
     assert not (tmp_path / "out" / "hypotheses.jsonl").exists()

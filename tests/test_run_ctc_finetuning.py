@@ -7,14 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import ROOT, sound, write_model
-from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from training_runs import (
     SMALL,
@@ -41,26 +39,13 @@ import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain.recognition import recognisers
 from wavtrain.speech.prepared_directory import open_prepared
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 STEPS, NUM_TRAIN, NUM_VALIDATION = 6, 14, 5
 WORDS = "ab ba cab abba bee ace dab add bad fed".split()
 UNBROKEN = {"gradient_accumulation_steps": 4, "max_train_steps": STEPS, "saving_steps": 2, "eval_steps": 1, "seed": 3,
             "speed_perturbation": [0.9, 1, 1.1], "mask_time_prob": 0.3, "mask_time_length": 4, "mask_feature_prob": 0.1,
             "mask_feature_length": 3, "freeze_finetune_updates": 2}
 MODELS = (".", f"checkpoints/step_{STEPS:08d}")  # the best, the last
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """As the processes that are compared; more would be slower for models of this size."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).write_bytes(b""))
 
 
 def write_split(folder, texts, seconds=None):
@@ -197,14 +182,10 @@ def test_a_resumed_run_equals_the_unbroken_one(step, flags, command, unbroken, t
 
 
 def test_one_process_can_go_on_as_two(command, unbroken, tmp_path):
-    """As launched in earnest."""
     output_dir = stopped_at(2, unbroken, tmp_path / "run")
     argv = command(output_dir, **{**UNBROKEN, "gradient_accumulation_steps": 2, "resume_from_checkpoint": "latest"})
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "run_ctc_finetuning.py"]
-    result = subprocess.run([*launch, *argv], cwd=ROOT, capture_output=True, text=True, timeout=240,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
-    assert "on 2 processes" in result.stdout
+    assert codes(start(finetuning, argv, 2, SAID=str(tmp_path / "said"))) == [0, 0]
+    assert "on 2 processes" in (tmp_path / "said").read_text()
     assert_close_run(output_dir, unbroken, MODELS)
 
 
@@ -454,7 +435,7 @@ def test_a_pushed_run_lies_in_the_repository(command, tmp_path):
     server = subprocess.Popen([sys.executable, ROOT / "tests" / "stand_in_hub.py", tmp_path / "hub"], stdout=subprocess.PIPE,
                               text=True)
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.stdout.readline().strip()}", "HF_HUB_OFFLINE": "0",
-                   "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+                   "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     argv = command(tmp_path / "run", saving_steps=1, push_to_hub=True, hub_model_id="someone/model", hub_token="hf_good")
     result = subprocess.run([sys.executable, "run_ctc_finetuning.py", *argv], cwd=ROOT, env=environment, capture_output=True,
                             text=True, timeout=120)

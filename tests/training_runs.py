@@ -4,6 +4,7 @@ import importlib
 import multiprocessing
 import os
 import socket
+import sys
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wavtrain import InputError, arguments
+from wavtrain import InputError, arguments, training_run
 from wavtrain.reporting.tracking import read_metrics
 
 SERVER = multiprocessing.get_context("forkserver")  # imports once what takes seconds; its children start at once
@@ -31,11 +32,15 @@ def words_of(flags):
 
 
 def as_a_script(name, argv, environment):
+    """What it prints is in the file SAID, if one is given."""
     os.environ.update(environment)
+    if "SAID" in environment:
+        said = os.open(environment["SAID"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(said, stream.fileno())
+            stream.reconfigure(line_buffering=True)
     os.chdir(environment.get("FOLDER_OF_RANK_" + environment.get("RANK", "0"), "."))
-    if "STDERR" in environment:
-        os.dup2(os.open(f"{environment['STDERR']}{environment['RANK']}", os.O_CREAT | os.O_WRONLY), 2)
-    torch.set_num_threads(1)
+    training_run.draw_curves = lambda folder: None
     arguments.run_as_script(lambda: importlib.import_module(name).main(argv))
 
 
