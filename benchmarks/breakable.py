@@ -86,8 +86,10 @@ def _be(script: str, words: list[str], log: str, environment: dict[str, str], ho
         socket.sethostname(hostname)
     import torch
 
-    from wavtrain import arguments
+    from wavtrain import arguments, training_run
 
+    if "WITHOUT_PICTURES" in os.environ:
+        training_run.draw_curves = lambda folder: None
     torch.set_num_threads(1)
     own = multiprocessing.get_all_start_methods()[0]  # as `python script.py` has it, and not that of the server it comes from
     multiprocessing.set_start_method(own, force=True)
@@ -119,13 +121,16 @@ class Bench:
     """A folder of runs, each undisturbed one made once, and the words of their commands."""
 
     def __init__(self, work: Path, seed: int, num_clips: int) -> None:
-        from conftest import sound, write_model
+        from conftest import sound
 
         self.work, self.random, self.count = work, random.Random(seed), 0
         _write_corpus(work / "corpus" / "train", 22, sound)
         _write_corpus(work / "corpus" / "validation", 5, sound)
         _write_corpus(work / "many" / "train", num_clips, sound)
-        self.model = write_model(work / "model", layerdrop=0.2, hidden_dropout=0.1)
+        self.model = work / "model"
+        writer = SERVER.Process(target=_write_model, args=(self.model,))  # it has imported transformers already
+        writer.start()
+        writer.join()
         self.prepared = work / "prepared"
         self.run_to_end(PREPROCESSING, {"dataset_name": work / "corpus", "validation_split_names": "validation",
                                         "output_dir": self.prepared, "preprocessing_num_workers": 1})
@@ -187,6 +192,12 @@ class Bench:
             if each > step:
                 shutil.rmtree(checkpoint(output_dir, each))
         return output_dir
+
+
+def _write_model(folder: Path) -> None:
+    from conftest import write_model
+
+    write_model(folder, layerdrop=0.2, hidden_dropout=0.1)
 
 
 def _write_corpus(folder: Path, num_clips: int, sound: Callable[[float, int], Any]) -> None:

@@ -38,6 +38,8 @@ def main() -> int:
     args = parser.parse_args()
     results: dict[str, list[Outcome]] = {}
     only = SHORT if args.short else args.only
+    if args.short:
+        os.environ["WITHOUT_PICTURES"] = "1"  # which are most of the time of a small run
     with tempfile.TemporaryDirectory() as name, stand_in_hub(Path(name) / "hub"):
         bench = Bench(Path(name) / "work", args.seed, 1 if args.short else 640)
         for fault, trial, times in fault_rows.rows(args.kills):
