@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_folder
+from training_runs import codes, start
 
 import run_preprocessing
 import run_wav2vec2_pretraining_no_trainer as pretraining
@@ -114,20 +115,17 @@ def test_two_processes_one_prepares_and_the_other_waits(corpus, tmp_path):
     assert seen == [report]
 
 
-LAUNCHERS = {  # the first is what accelerate starts for several processes; with --cpu it starts one, whatever their number
-    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    "accelerate": ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"],
-}
-
-
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_of_one_launch(launcher, corpus, tmp_path):
-    command = [sys.executable, *LAUNCHERS[launcher], "run_wav2vec2_pretraining_no_trainer.py", "--dataset_name", str(corpus),
-               "--cache_dir", str(tmp_path / "own"), "--preprocessing_only"]
-    for _ in range(2):
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count("train                3 clips") == 1
+def test_two_processes_of_one_launch(corpus, tmp_path):
+    """The first launch prepares; the second, and one of accelerate (with --cpu one process), find it prepared."""
+    argv = ["--dataset_name", str(corpus), "--cache_dir", str(tmp_path / "own"), "--preprocessing_only"]
+    for said in (tmp_path / "first", tmp_path / "second"):
+        assert codes(start(pretraining, argv, 2, SAID=str(said))) == [0, 0]
+        assert said.read_text().count("train                3 clips") == 1
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu",
+              "run_wav2vec2_pretraining_no_trainer.py", *argv]
+    result = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("train                3 clips") == 1
     (folder,) = (tmp_path / "own").glob("prepared-corpus-*")
     assert len(open_prepared(str(folder)).load("train")) == 3
 

@@ -52,6 +52,7 @@ from wavtrain.speech.rows import Rejection
 from wavtrain.speech.shard_checksums import checksum
 from wavtrain.training_run import NOTHING_DONE
 
+pytestmark = pytest.mark.usefixtures("quick_runs")
 TOKEN = "hf_secret0123"
 GIANT = 0x7EFFFFFF
 
