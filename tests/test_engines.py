@@ -132,10 +132,9 @@ def test_sharded_fine_tuning_is_that_of_one_process(command, tmp_path):
 
 
 @needs_deepspeed
-def test_deepspeed_pretrains_as_one_process_does(command, tmp_path):
+def test_deepspeed_pretrains_as_one_process_does(command, one, tmp_path):
     """Layerdrop, accumulation, clipping, validation; to the bit if DeepSpeed goes on; it goes on with what others began."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    pretraining.main(command(pretraining, one, gradient_accumulation_steps=4))
+    two = tmp_path / "two"
     ended_well(pretraining, command(pretraining, two, gradient_accumulation_steps=2), 2, **BY_DEEPSPEED)
     assert_close_run(two, one, (".", *LAST))
     assert {path.name for path in checkpoint(one, 3).iterdir()} - {path.name for path in checkpoint(two, 3).iterdir()} == {
