@@ -270,8 +270,9 @@ def test_other_speech_is_not_the_same_run(command, unbroken, tmp_path):
 
 def test_a_run_that_is_there_is_not_written_over(command, unbroken, tmp_path):
     output_dir = stopped_at(4, unbroken, tmp_path / "run")
-    message = refusal(pretraining, command(output_dir, **UNBROKEN))
+    message = refusal(pretraining, command(output_dir, **UNBROKEN, cache_dir=tmp_path / "cache_of_speech"))
     assert message.startswith(f"--output_dir {output_dir} holds a run already: --resume_from_checkpoint latest goes on with it")
+    assert not (tmp_path / "cache_of_speech").exists(), "refused before anything is prepared"
     assert records(output_dir) == records(unbroken)
     flags = {**UNBROKEN, "max_train_steps": 1, "num_warmup_steps": 0}
     pretraining.main(command(output_dir, **flags, overwrite_output_dir=True))

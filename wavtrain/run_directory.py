@@ -68,17 +68,12 @@ def checkpoint_to_resume(output_dir: str, resume_from_checkpoint: str | None, ov
 
     `latest` without a checkpoint is a new run too: a job that was killed before its first one begins again when requeued.
     """
+    wanted, is_from_here = refuse_other_runs(output_dir, resume_from_checkpoint, overwrite)
+    if wanted not in (None, "latest") and (fault := damage(wanted)):
+        raise InputError(f"--resume_from_checkpoint {wanted}: {fault}, it is damaged: resume from another checkpoint")
     folder = os.path.join(output_dir, CHECKPOINTS)
-    wanted = resume_from_checkpoint if resume_from_checkpoint in (None, "latest") else _complete(resume_from_checkpoint)
-    is_from_here = wanted == "latest" or (wanted and is_own(wanted, output_dir))
-    if overwrite and is_from_here:
-        raise InputError(f"--resume_from_checkpoint {resume_from_checkpoint} needs what --overwrite_output_dir removes from "
-                         f"{output_dir}: give one of them")
     if overwrite:
         _remove_run(output_dir)
-    elif not is_from_here and (os.path.exists(os.path.join(output_dir, METRICS)) or entries(folder)):
-        raise InputError(f"--output_dir {output_dir} holds a run already: --resume_from_checkpoint latest goes on with it, "
-                         "--overwrite_output_dir removes it, another --output_dir keeps it")
     if is_from_here:
         finish_replacements(folder)
     if wanted == "latest":
@@ -88,6 +83,25 @@ def checkpoint_to_resume(output_dir: str, resume_from_checkpoint: str | None, ov
         raise InputError(f"--resume_from_checkpoint {wanted}: {os.path.join(folder, step_name(newest))} comes after it: go on "
                          "with `latest`, or go back with another --output_dir")
     return wanted
+
+
+def refuse_other_runs(output_dir: str, resume_from_checkpoint: str | None, overwrite: bool) -> tuple[str | None, bool]:
+    """Which checkpoint is meant, and whether it is of the run that lies here, where no other may lie. Nothing is touched."""
+    wanted = resume_from_checkpoint
+    if wanted not in (None, "latest"):
+        wanted = wanted.rstrip("/") or wanted
+        if wanted.endswith((PART, DROPPED)) or not os.path.isfile(os.path.join(wanted, PROGRESS)):
+            raise InputError(f"--resume_from_checkpoint {wanted} is no complete checkpoint (a folder with {PROGRESS}): "
+                             f"name one like OUTPUT_DIR/{CHECKPOINTS}/{step_name(1000)}, or `latest`")
+    is_from_here = wanted == "latest" or bool(wanted and is_own(wanted, output_dir))
+    if overwrite and is_from_here:
+        raise InputError(f"--resume_from_checkpoint {resume_from_checkpoint} needs what --overwrite_output_dir removes from "
+                         f"{output_dir}: give one of them")
+    holds_run = os.path.exists(os.path.join(output_dir, METRICS)) or entries(os.path.join(output_dir, CHECKPOINTS))
+    if holds_run and not overwrite and not is_from_here:
+        raise InputError(f"--output_dir {output_dir} holds a run already: --resume_from_checkpoint latest goes on with it, "
+                         "--overwrite_output_dir removes it, another --output_dir keeps it")
+    return wanted, is_from_here
 
 
 def is_own(checkpoint: str, output_dir: str) -> bool:
@@ -171,17 +185,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _complete(checkpoint: str) -> str:
-    checkpoint = checkpoint.rstrip("/") or checkpoint
-    if checkpoint.endswith((PART, DROPPED)) or not os.path.isfile(os.path.join(checkpoint, PROGRESS)):
-        raise InputError(f"--resume_from_checkpoint {checkpoint} is no complete checkpoint (a folder with {PROGRESS}): "
-                         f"name one like OUTPUT_DIR/{CHECKPOINTS}/{step_name(1000)}, or `latest`")
-    fault = damage(checkpoint)
-    if fault:
-        raise InputError(f"--resume_from_checkpoint {checkpoint}: {fault}, it is damaged: resume from another checkpoint")
-    return checkpoint
 
 
 def _remove_run(output_dir: str) -> None:
