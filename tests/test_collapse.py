@@ -100,6 +100,15 @@ def test_a_run_of_few_records_is_judged_at_its_end(steps, logging_steps, capsys)
     assert not said_of(2.0, 40), "a beginning"
 
 
+@pytest.mark.parametrize("first", [0, 9_940])
+def test_a_few_updates_in_which_codes_become_more_are_no_collapse(first, capsys):
+    """Of a short run, or of a long one that is resumed shortly before its end."""
+    guard = guard_of(total_steps=first + 60, stops=True)
+    for step in range(10, 61, 10):
+        guard.look({**HEALTHY, "step": first + step, "code_perplexity": 2 + step / 10})
+    assert not capsys.readouterr().err
+
+
 def test_a_last_update_of_little_speech_is_no_collapse(capsys):
     """The last of an epoch may have one short clip, whose frames cannot use many codes."""
     assert not told(capsys, [{}] * 25 + [{"code_perplexity": 6.0}], total_steps=260, stops=True)

@@ -225,6 +225,10 @@ def test_what_the_origin_was_trained_on_is_carried_on(runs, hub, tmp_path):
     assert third["origins"] == [{"name": "second", **heard}, {"name": "me/speech", **heard}]
     resumed = facts_of(prepared, tmp_path / "elsewhere", {"model_name_or_path": "me/it_itself"}, checkpoint)
     assert (resumed["base_model"], resumed["origins"]) == ("me/speech", second["origins"])
+    for odd in ('{"origins": []}', '{"base_model": null, "origins": [{"name": "x"}]}', '{"base_model": 1, "origins": 2}'):
+        (tmp_path / "second" / "run.json").write_text(odd)
+        assert facts_of(prepared, tmp_path / "elsewhere", {"model_name_or_path": "me/it_itself"}, checkpoint)["base_model"] == (
+            "me/it_itself")
     (hub / "models" / "me" / "base").mkdir()
     (hub / "models" / "me" / "base" / "README.md").write_text("---\ndatasets:\n- librispeech_asr\n- '|hostile|'\n---\n")
     by_card = facts_of(prepared, tmp_path / "by_card", {"init_from": "me/base", "cache_dir": str(tmp_path / "cache")})

@@ -84,8 +84,10 @@ class CollapseGuard:
 
     def _codes(self, is_last: bool) -> tuple[str, str] | None:
         before, last = self._windows(1)
-        if not (before or is_last):
+        if not before and not is_last:
             return None
+        if not before:  # all there is
+            before, last = last[: len(last) // 2], last[len(last) // 2 :]
         was, now = _mean("code_perplexity", before), _mean("code_perplexity", last)
         if now > self._few_codes or now > 1.05 * was:
             return None

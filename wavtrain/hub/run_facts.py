@@ -37,8 +37,7 @@ def write_facts(output_dir: str, arguments: dict[str, Any], prepared: PreparedSp
     corpora = [each for part in parts.values() for each in part["corpora"]]
     of_origin = {"base_model": base if base and is_hub_id(base) else None,
                  "origins": _origins(base, arguments.get("cache_dir")) if base else []}
-    if "origins" in resumed:  # whatever its flags name now, it began where it began
-        of_origin = {name: resumed[name] for name in of_origin}
+    of_origin |= _origin_of(resumed)  # whatever its flags name now, it began where it began
     scores = _read(output_dir).get("scores")
     write_json(os.path.join(output_dir, FACTS), {
         "parts": parts, "rejected": report["rejected"],
@@ -67,6 +66,15 @@ def _read(folder: str) -> dict[str, Any]:
     except (OSError, ValueError):  # damaged: it is written anew
         facts = None
     return facts if isinstance(facts, dict) else {}
+
+
+def _origin_of(resumed: dict[str, Any]) -> dict[str, Any]:
+    """As its run.json says, if it says it well: it may be a stranger's."""
+    try:
+        base, origins = resumed["base_model"], [_checked(each) for each in resumed["origins"]]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {"base_model": base and str(base)[:300], "origins": origins}
 
 
 def _run_of(model: str) -> str:
