@@ -16,6 +16,8 @@ exactly with --resume_from_checkpoint latest. run_ctc_decoding.py decodes and sc
 """
 
 import argparse
+import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -233,7 +235,7 @@ def validated(args: argparse.Namespace, accelerator: Accelerator, run: TrainingR
     if "wer" in best and not [measured[name] for name in RANKING] < [best[name] for name in RANKING]:
         return best
     run.serve()
-    return {"step": step, **measured}
+    return {"step": step, **{name: value if math.isfinite(value) else sys.float_info.max for name, value in measured.items()}}
 
 
 @torch.no_grad()

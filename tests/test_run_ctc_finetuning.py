@@ -126,6 +126,14 @@ def test_the_unbroken_run_is_as_long_as_it_should_be(unbroken):
     assert all(0 < value < 200 for value in column(unbroken, "loss") + column(unbroken, "loss", "validation"))
 
 
+def test_a_run_that_diverges_before_its_first_validation_is_saved(command, tmp_path):
+    """Rate times decay is so large that the weights overflow at the first update."""
+    finetuning.main(command(tmp_path, learning_rate=1e9, weight_decay=1e3, saving_steps=2))
+    assert column(tmp_path, "loss", "validation") == [None]
+    best = json.loads((checkpoint(tmp_path, 2) / "progress.json").read_text())["best"]
+    assert (best["step"], best["loss"]) == (2, sys.float_info.max)
+
+
 def test_four_processes_make_the_same_run(command, unbroken, tmp_path):
     """With dropout, layerdrop, masks, speeds, a frozen encoder, and 5 validation clips in 3 batches."""
     flags = {**UNBROKEN, "gradient_accumulation_steps": 1}
