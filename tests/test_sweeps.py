@@ -16,6 +16,7 @@ import run_ctc_finetuning
 import run_sweep
 import run_wav2vec2_pretraining_no_trainer as pretraining
 from wavtrain import InputError
+from wavtrain.sweeps import script_flags
 from wavtrain.sweeps.objectives import objective_of, validations
 from wavtrain.sweeps.parallel_coordinates import parallel_coordinates
 from wavtrain.sweeps.script_flags import Base, read_base, write_flags
@@ -176,6 +177,21 @@ def test_of_many_combinations_some_are_tried():
     many = [tuple(corner.values()) for corner in corners({str(number): Choices((0, 1, 2)) for number in range(20)})]
     assert len({*many}) == len(many) == 128
     assert [{*values} for values in zip(*many, strict=True)] == [{0, 1, 2}] * 20
+
+
+def test_of_many_combinations_a_value_is_refused_only_if_it_never_fits(tmp_path, monkeypatch):
+    """The seed has to be the warm-up, of which a sample may hold no case; a schedule of no name has none."""
+    def asked(script, words, names, tried):
+        faults = ["no such schedule" if values.get("lr_scheduler_type") == "cosin" else
+                  f"seed {values.get('seed', 0)} with warm-up {values.get('num_warmup_steps', 0)}"
+                  if values.get("seed", 0) != values.get("num_warmup_steps", 0) else "" for values in tried]
+        return {"faults": faults, "given": {}, "flags": {}}
+
+    monkeypatch.setattr(script_flags, "_asked", asked)
+    tens = "".join(f"{name}: {{choices: {list(range(10))}}}\n" for name in ("seed", "num_warmup_steps", "logging_steps"))
+    assert "of 128 combinations" in base_of(tmp_path, tens).remarks[0]
+    with pytest.raises(InputError, match="lr_scheduler_type: no such schedule"):
+        base_of(tmp_path, f"{tens}lr_scheduler_type: {{choices: [linear, cosin]}}")
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)

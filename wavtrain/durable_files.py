@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from wavtrain import InputError
@@ -142,10 +142,12 @@ def lock(path: str, waits_for_hosts: bool = False) -> Lock | None:
     except BaseException:
         os.close(descriptor)
         raise
-    if is_ours and os.fstat(descriptor).st_nlink > 0:
-        return Lock(descriptor)
+    if is_ours:
+        with suppress(FileNotFoundError):  # who had it may have removed the file since it was opened
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return Lock(descriptor)
     os.close(descriptor)
-    return lock(path, waits_for_hosts) if is_ours else None  # who had it has removed the file since it was opened
+    return lock(path, waits_for_hosts) if is_ours else None
 
 
 def is_locked(path: str) -> bool:
@@ -180,11 +182,9 @@ def _taken(descriptor: int, path: str, patience: float) -> bool:
 
 def holder(path: str) -> str:
     """Who took the lock last, in words."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read() or UNNAMED
-    except FileNotFoundError:  # it has just gone
-        return UNNAMED
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:  # it may have just gone
+        return file.read() or UNNAMED
+    return UNNAMED
 
 
 def _let_go() -> None:

@@ -18,7 +18,7 @@ import yaml
 from wavtrain import InputError
 from wavtrain.arguments import read_yaml
 from wavtrain.durable_files import write_lines
-from wavtrain.sweeps.search_space import FLAG, SET_BY_THE_SWEEP, Space, candidates, corners
+from wavtrain.sweeps.search_space import FLAG, MOST_CORNERS, SET_BY_THE_SWEEP, Space, candidates, corners
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ def read_base(script: str, config: str, words: Sequence[str], space_path: str, s
     if "error" in found:
         raise InputError(f"{os.path.basename(script)} refuses its arguments: {found['error']}")
     alone, refused = found["faults"][: len(values)], found["faults"][len(values) :]
+    is_whole = len(combined) < MOST_CORNERS
     for (name, value), fault in zip(values, alone, strict=True):
-        if fault and all(refused[place] for place, corner in enumerate(combined) if corner[name] is value):
+        told = {refused[place] for place, corner in enumerate(combined) if corner[name] is value}
+        if fault and all(told) and (is_whole or told == {fault}):  # of some combinations, whatever the others are
             raise InputError(f"{FLAG} {space_path}: {name}: {fault}")
     return Base(script, found["given"], found["flags"], _remarks(combined, refused))
 
