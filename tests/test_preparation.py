@@ -97,6 +97,10 @@ def test_validation_is_given_or_held_out_but_not_both(corpus, tmp_path):
     write_folder(splits / "train", [1.0, 2.0])
     write_folder(splits / "dev", [3.0])
     report = prepare(splits, tmp_path / "p", "--validation_split_names", "dev")
+    again = ["--dataset_name", str(tmp_path / "p"), "--preprocessing_only", "--validation_split_names"]
+    assert pretraining.main([*again, "dev"]) == report  # a recipe's config may be given what was prepared with its flags
+    with pytest.raises(InputError, match="--validation_split_names has no effect"):
+        pretraining.main([*again, "test"])
     assert {split: total["clips"] for split, total in report["splits"].items()} == {"train": 2, "validation": 1}
     with pytest.raises(InputError, match="--validation_split_names says already what is held out"):
         prepare(splits, tmp_path / "q", "--validation_split_names", "dev", "--validation_split_percentage", 5)

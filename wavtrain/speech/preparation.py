@@ -29,7 +29,8 @@ def already_prepared(corpus: CorpusOptions, limits: ClipLimits, percentage: floa
     prepared = open_prepared(name) if len(corpus.dataset_name) == 1 and os.path.isdir(name) else None
     if prepared is None:
         return None
-    was = prepared.report["arguments"]
+    was, asked = prepared.report["arguments"], prepared.report.get("asked_for", {})
+    said = {flag: tuple(value) if isinstance(value, list) else value for flag, value in asked.items()}
     wanted = {each.name: getattr(limits, each.name) for each in fields(limits) if getattr(limits, each.name) != each.default}
     if percentage is not None:
         wanted["validation_split_percentage"] = percentage
@@ -38,8 +39,8 @@ def already_prepared(corpus: CorpusOptions, limits: ClipLimits, percentage: floa
             raise InputError(f"--{flag} {value}: {name} is prepared already, with {was[flag]}; leave the flag out, "
                              "or prepare the corpus it came from again")
     for each in fields(corpus):
-        value = getattr(corpus, each.name)
-        if each.name != "dataset_name" and value != each.default and value != SAYS_WHAT_IS_SO.get(each.name):
+        is_so = (each.default, said.get(each.name), SAYS_WHAT_IS_SO.get(each.name))
+        if each.name != "dataset_name" and getattr(corpus, each.name) not in is_so:
             raise InputError(f"--{each.name} has no effect on {name}, which is prepared already: leave it out")
     return prepared
 
