@@ -7,7 +7,7 @@ import numpy as np
 
 from wavtrain import InputError
 from wavtrain.checks.collapse import HEALTHY_NORM
-from wavtrain.reporting.recorded_runs import SMOOTHED_SHARE, Run, smoothed, thinned
+from wavtrain.reporting.recorded_runs import SMOOTHED_OVER, Run, smoothed, thinned
 
 
 class Panel(NamedTuple):
@@ -194,7 +194,7 @@ def _draw_legend(figure: Any, runs: Sequence[Run]) -> None:
     is_one, color = len(runs) == 1, COLORS[0] if len(runs) == 1 else "0.4"
     handles = [Line2D([], [], linewidth=2.2, marker=MARKERS[number % len(MARKERS)], markersize=4, label=_plain(run.name),
                       **_train_style(number)) for number, run in enumerate(runs) if not is_one]
-    handles.append(Line2D([], [], color=color, linewidth=1.8, label=f"train: mean over {100 * SMOOTHED_SHARE:g} % of the run"))
+    handles.append(Line2D([], [], color=color, linewidth=1.8, label=f"train: {SMOOTHED_OVER}"))
     handles += [Line2D([], [], color=color, linewidth=0.7, alpha=0.6, label="train: every record")] * (len(runs) <= MOST_RAW)
     handles.append(Line2D([], [], label="validation", **_validation_style(0, len(runs)) | ({} if is_one else {"color": color})))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)

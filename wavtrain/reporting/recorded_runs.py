@@ -15,6 +15,7 @@ KEYS = ("step", "loss", "contrastive_accuracy", "code_perplexity", "wer", "cer",
         "gumbel_temperature", "padding_fraction", "audio_seconds_per_second", "audio_hours")
 ROWS_AT_ONCE = 10_000
 SMOOTHED_SHARE = 0.05  # of a run's records under the running mean, and never less than three of them
+SMOOTHED_OVER = f"mean over {100 * SMOOTHED_SHARE:g} % of the run, at least 3 records"
 MOST_POINTS = 3_000  # of a line; more than a picture is wide
 
 Series = tuple[np.ndarray, np.ndarray]
