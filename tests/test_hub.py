@@ -180,6 +180,7 @@ def test_a_refused_token_is_told_before_the_training(places, hub, tmp_path):
     ({"hub_token": "hf_bad"}, "--push_to_hub someone/model: cannot be pushed to ("),
     ({"hub_model_id": "others/model"}, "--push_to_hub others/model: cannot be pushed to (403 Forbidden"),
     ({"push_to_hub": False, "resume_from_checkpoint": "someone/none"}, "so taken for a Hub id): 404"),
+    ({"push_to_hub": False, "resume_from_checkpoint": "someone/none"}, "if it is private, --hub_token or `hf auth login`"),
     ({"resume_from_checkpoint": "others/model"}, "others/model: that repository has no last-checkpoint/")], ids=str)
 def test_closed_doors_are_told_before_the_preparation(places, hub, tmp_path, more, why, check_only):
     (hub / "models" / "others" / "model").mkdir(parents=True)

@@ -40,8 +40,9 @@ def found_run(name: str, token: str | None) -> Found:
     try:
         about = patient_api(token).model_info(name, files_metadata=True)
     except OF_THE_HUB as error:
+        who = "; if it is private, --hub_token or `hf auth login` says who you are" if is_final(error) else ""
         raise InputError(f"--resume_from_checkpoint {name} (no such path, so taken for a Hub id): {in_one_line(error, token)}"
-                         ) from error
+                         f"{who}") from error
     sizes = {each.rfilename: each.size for each in about.siblings or ()
              if each.rfilename.startswith(f"{LAST_CHECKPOINT}/") or ("/" not in each.rfilename and is_pushed(each.rfilename))}
     if f"{LAST_CHECKPOINT}/{PROGRESS}" not in sizes:
