@@ -101,6 +101,7 @@ def test_the_recipe_is_every_argument_that_changes_a_number(runs, name):
     table = dict(re.findall(r"`--(\w+)` \| (.*?) (?=\|)", card_of(runs / name)))
     assert [table.pop(flag) for flag in ("dataset_name", "mixed_precision")] == ["prepared", "no"]
     assert (table.pop("model_name_or_path", None) or table.pop("config_name")) == "model"
+    assert table.pop("uneven_clips", "a flag of pretraining") == ("crop" if name == "pretrained" else "a flag of pretraining")
     for flag, shown_value in table.items():
         value = config[flag] if arguments[flag] is None else arguments[flag]
         assert shown_value == " ".join(map(str, np.atleast_1d(value)))

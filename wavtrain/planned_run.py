@@ -71,9 +71,9 @@ class PlannedRun:
 
     @property
     def launched(self) -> dict[str, Any]:
-        """What its arguments do not say."""
+        """What its arguments do not say, or leave to others."""
         return {"num_processes": self.accelerator.num_processes, "mixed_precision": self.accelerator.mixed_precision,
-                "total_steps": self.total_steps}
+                "uneven_clips": "crop" if self.speech.crops else "pad", "total_steps": self.total_steps}
 
     def updates(self, num_workers: int | None, **first: int) -> Iterator[list[Any]]:
         """This process's micro-batches of one update after the other, from a place on to the end."""

@@ -29,7 +29,8 @@ def recipe_lines(arguments: dict[str, Any], facts: dict[str, Any], config: dict[
     """`last` is the last record of the training; `where` the card is to lie."""
     launch = f"accelerate launch --num_processes {facts['num_processes']}" if facts["num_processes"] > 1 else "python"
     command = f"    {launch} {SCRIPTS[is_recogniser]} --config arguments.yaml --output_dir runs/{printable(name_of(where))}"
-    cells = [text for name, value in recipe({**arguments, "mixed_precision": facts["mixed_precision"]}, config).items()
+    settled = {name: facts[name] for name in ("mixed_precision", "uneven_clips") if name in arguments and name in facts}
+    cells = [text for name, value in recipe({**arguments, **settled}, config).items()
              for text in (f"`--{name}`", shown(_word(value)))]
     cells += [""] * (-len(cells) % (2 * COLUMNS))
     rows = [cells[at : at + 2 * COLUMNS] for at in range(0, len(cells), 2 * COLUMNS)]
