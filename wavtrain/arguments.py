@@ -27,7 +27,7 @@ leave: Callable[[Any], NoReturn] = sys.exit  # the end of every script; another 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOTDIR)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and which flag may have been meant."""
 
     def error(self, message: str) -> NoReturn:
@@ -44,8 +44,8 @@ def new_parser(docstring: str, config: str | None = None) -> argparse.ArgumentPa
     """A parser with --config; the script's docstring is its manual: text as wide as the terminal, commands as they are."""
     width = shutil.get_terminal_size().columns - 2
     manual = "\n\n".join(part if part.startswith("    ") else textwrap.fill(part, width) for part in docstring.split("\n\n"))
-    parser = _Parser(description=manual, usage="%(prog)s [--config FILE] --flag value ...", allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=manual, usage="%(prog)s [--config FILE] --flag value ...", allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help=config or "YAML file of flags without dashes; flags here go before it")
     return parser
 

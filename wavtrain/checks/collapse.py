@@ -43,6 +43,7 @@ class CollapseGuard:
         self.total_steps, self.logging_steps, self._length = total_steps, logging_steps, max(UPDATES, SHARE * total_steps)
         self._few_codes = max(FEW_CODES * self.num_codes, ALMOST_ONE * num_groups)
         self._first: int | None = None  # update that is looked at
+        self._began = 0  # of the growing block
         self._blocks: deque[Records] = deque(maxlen=2 * PATIENCE)
         self._growing: Records = []
         self._told: set[str] = set()

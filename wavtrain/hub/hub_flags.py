@@ -2,10 +2,6 @@
 
 import argparse
 import re
-from collections.abc import Sequence
-from typing import NoReturn
-
-from wavtrain import InputError
 
 STRATEGIES = ("end", "best", "every_save", "checkpoint")
 
@@ -33,17 +29,9 @@ def _license(text: str) -> str:
     return text
 
 
-def parse_card_arguments(words: Sequence[str] | None, manual: str) -> argparse.Namespace:
+def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `python -m wavtrain.hub.model_card`."""
-    parser = _Parser(prog="python -m wavtrain.hub.model_card", description=manual, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", metavar="RUN", help="--output_dir of a training script")
     parser.add_argument("scores", nargs="*", default=[], metavar="SCORES", help="--output_dir of run_ctc_decoding.py, "
                         "which decoded with this run's model; it is added to those that the card has already")
     parser.add_argument("--forget_scores", action="store_true", help="those that the card has already")
-    return parser.parse_intermixed_args(words)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help says how it is called")

@@ -16,11 +16,11 @@ import yaml
 from huggingface_hub import ModelCardData
 
 from wavtrain import InputError
-from wavtrain.arguments import run_as_script
+from wavtrain.arguments import Parser, run_as_script
 from wavtrain.durable_files import read_json, read_json_lines, write_json
 from wavtrain.hub.card_recipe import recipe_lines
 from wavtrain.hub.card_text import CARD, hours, languages_for_the_hub, printable, shown, signed, table, write_card
-from wavtrain.hub.hub_flags import parse_card_arguments
+from wavtrain.hub.hub_flags import add_card_arguments
 from wavtrain.hub.model_scores import (
     ASR,
     digest_of_weights,
@@ -170,7 +170,9 @@ def _origin(origin: dict[str, Any]) -> str:
 
 def main(words: Sequence[str] | None = None) -> str:
     """What is on the card already stays there, as long as it is of the same weights."""
-    given = parse_card_arguments(words, __doc__)
+    parser = Parser(prog="python -m wavtrain.hub.model_card", description=__doc__, allow_abbrev=False)
+    add_card_arguments(parser)
+    given = parser.parse_intermixed_args(words)
     facts = read_facts(given.run)
     facts["scores"] = [] if given.forget_scores else facts["scores"]
     for folder in given.scores:
